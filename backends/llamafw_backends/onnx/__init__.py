@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 class OnnxFactory:
     """The backend's factory: loads models, and describes the ONNX models that it makes of them."""
 
+    has_own_memory = True  # that of a GPU
+
     def __call__(self, context: BackendContext) -> Backend:
         """Load a model and return its backend.
 

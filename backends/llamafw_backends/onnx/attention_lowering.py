@@ -126,7 +126,7 @@ def _add_node(value: g.Attention, attend: Attend, low: Lowering) -> str:
         b.node("Gather", low.reshape(low.of(one), g.size_of(one)), by_slot, axis=0) for one in (value.q, past.k, past.v)
     ]
     if value.temperature is not None:
-        factors = b.node("Gather", _factors(low, value.temperature), by_slot, axis=0)
+        factors = b.node("Gather", _factors(low, value.temperature, value.temperature_offset), by_slot, axis=0)
         rows[0] = b.node("Mul", rows[0], b.node("Reshape", factors, b.ints(0, 0, 1)))
     (keys, past_keys), (values, past_values) = low.memo[past]
     outputs = [f"{b.scope}/attn/GroupQueryAttention/{keys.name}", keys.present, values.present]
@@ -155,6 +155,8 @@ def _lower_attention(value: g.Attention, low: Lowering) -> str:
         slopes = b.floats(np.array(value.alibi).reshape(1, n_head_kv, n_group, 1, 1))
         far = b.node("Cast", b.node("Abs", _distances(low, value)), to=_cast(b.float_type))
         scores = b.node("Sub", scores, b.node("Mul", far, slopes))
+    if value.position_bias is not None:
+        scores = b.node("Add", scores, _position_bias(low, value, value.position_bias))
     scores = b.node("Where", _visible(low, value), scores, b.floats(LOWEST[b.float_type]))
 
     weights = _softmax(low, value, scores, n_head_kv, n_group)
@@ -170,20 +172,22 @@ def _scaled_query(value: g.Attention, low: Lowering) -> str:
     q = b.node("Mul", low.of(value.q), b.floats(value.scale))
     if value.temperature is None:
         return str(q)
-    return str(b.node("Mul", q, b.node("Reshape", _factors(low, value.temperature), b.ints(-1, 1, 1))))
+    factors = _factors(low, value.temperature, value.temperature_offset)
+    return str(b.node("Mul", q, b.node("Reshape", factors, b.ints(-1, 1, 1))))
 
 
-def _factors(low: Lowering, temperature: tuple[float, int]) -> str:
+def _factors(low: Lowering, temperature: tuple[float, int], offset: int) -> str:
     """Return the factors of the queries at their positions, ``(n_tokens,)``."""
     b, (factor, length) = low.builder, temperature
 
     def make() -> str:
-        steps = b.node("Div", b.input("positions", np.int64, ["n_tokens"]), b.ints(length))
+        positions = b.node("Add", b.input("positions", np.int64, ["n_tokens"]), b.ints(offset))
+        steps = b.node("Div", positions, b.ints(length))
         logs = b.node("Log", b.node("Cast", b.node("Add", steps, b.ints(1)), to=1))
         factors = b.node("Add", b.node("Mul", logs, b.constant(factor, np.float32)), b.constant(1, np.float32))
         return str(b.node("Cast", factors, to=_cast(b.float_type)))
 
-    return str(low.once(("factors", temperature), make))
+    return str(low.once(("factors", temperature, offset), make))
 
 
 def _by_slot(low: Lowering, rows: str, n_head: int, size: int) -> str:
@@ -251,6 +255,24 @@ def _distances(low: Lowering, value: g.Attention) -> str:
         return str(b.node("Sub", queries, _key_positions(low, cached)))
 
     return str(low.once(("distances", cached), make))
+
+
+def _position_bias(low: Lowering, value: g.Attention, table: g.Weight) -> str:
+    """Return what is added to scores, ``(n_active, n_head_kv, n_group, n_steps, n_keys)``."""
+    cached, n_head_kv = isinstance(value.past, g.Cache), value.past.k.shape[0]
+    n_group = table.shape[1] // n_head_kv
+
+    def make() -> str:
+        b = low.builder
+        biases = g.bias_by_distance(low.tensors.floats(table))[:, ::-1].astype(b.float_type)
+        low_end, high_end = (b.constant(end, np.int64) for end in (-g.MAX_DISTANCE, g.MAX_DISTANCE))
+        far = b.node("Clip", _distances(low, value), low_end, high_end)
+        place = b.node("Add", far, b.ints(g.MAX_DISTANCE))
+        found = b.node("Gather", b.weight(f"{table.name} by distance", biases), place, axis=1)
+        found = b.node("Transpose", found, perm=[1, 0, 2, 3, 4, 5])
+        return str(b.node("Reshape", found, _score_shape(low, n_head_kv, n_group, cached=cached)))
+
+    return str(low.once(("position bias", table, cached, n_head_kv), make))
 
 
 def _query_positions(low: Lowering) -> str:

@@ -17,6 +17,7 @@ from llamafw import (
     Floats,
     Ints,
     LlamafwError,
+    ModelError,
     RequestError,
     Snapshots,
     Unavailable,
@@ -30,11 +31,11 @@ from llamafw_backends.onnx import (
     row_lowering,
 )
 from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
+from llamafw_backends.onnx.code_products import INT8
 from llamafw_backends.onnx.device_tensors import Device, SlotTensors, mib
 from llamafw_backends.onnx.gpu_facts import describe_gpu
 from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
-from llamafw_backends.onnx.matrices import INT8
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
 from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
 from llamafw_backends.onnx.sessions import first_line, free_unused_memory, is_out_of_memory, make_options, open_session
@@ -82,22 +83,20 @@ class OnnxBackend:
         graph, options = context.graph, context.options
         self._graph = graph
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
-        self.n_ctx = options.n_ctx or graph.n_ctx_train
-        self.n_vocab, self.n_embd = graph.n_vocab, graph.n_embd
+        self.n_ctx = graph.context_length(options.n_ctx)
+        self.n_vocab, self.n_embd, self._n_types = graph.n_vocab, graph.n_embd, graph.n_types
         self.whole_texts = not graph.causal
         self._n_ubatch = options.n_batch if self.whole_texts else options.n_ubatch
 
         started = time.monotonic()
         self._device = device = choose_device(context)
-        support = support_of(device)
-        lowering = lower(context, support, self.n_ctx)
-        self._inputs = Inputs(lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, support.float_type)
-        self._input_names = set(lowering.builder.input_names)
+        self._support = support = support_of(device)
+        self._n_threads, self._base = count_threads(options), context
+        self._context = context.adapted or context
+        lowering = lower(self._context, support, self.n_ctx)
         self._states: Sequence[StateTensor] = lowering.states
         self.state_format = f"onnx-1-{state_digest(self._states)}"
-        self._weight_bytes = n_bytes(lowering.builder.weights.values())
-        self._n_threads = count_threads(options)
-        self._session = self._open(lowering.builder, options.threads.poll)
+        self._load(lowering)
         n_padded = self._n_ubatch if grouped_queries.ROWS in self._input_names else 0
         self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx + n_padded)
         log_ignored_flags(context)
@@ -113,6 +112,31 @@ class OnnxBackend:
             self.top_logits = self._top_logits
         self._n_snapshots = options.n_snapshots
         self._snapshots = [Snapshots[list[Array]](options.n_snapshots) for _ in range(self.n_slots)]
+
+    def set_adapters(self, context: BackendContext | None) -> None:
+        """Load the graph with adapters in place of the one before; see `llamafw.AdaptingBackend`.
+
+        There is one session at a time, because sessions cannot share weights.
+        """
+        before, after = self._context, context or self._base
+        lowering = lower(after, self._support, self.n_ctx)
+        if state_digest(lowering.states) != state_digest(self._states):
+            raise ModelError(f"{after.model.path}: slots would keep other tensors with these adapters than without")
+        del self._session
+        try:
+            self._load(lowering)
+        except LlamafwError:
+            self._load(lower(before, self._support, self.n_ctx))
+            raise
+        self._context = after
+
+    def _load(self, lowering: Lowering) -> None:
+        """Open a session with a model."""
+        float_type, n_scales = self._support.float_type, lowering.context.graph.n_scales
+        self._inputs = Inputs(lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, float_type, n_scales)
+        self._input_names = set(lowering.builder.input_names)
+        self._weight_bytes = n_bytes(lowering.builder.weights.values())
+        self._session = self._open(lowering.builder, self._base.options.threads.poll)
 
     def _open(self, builder: ModelBuilder, poll: int) -> ort.InferenceSession:
         """Return a session with the model; the weights in the builder are dropped, because the session has copies."""
@@ -167,6 +191,16 @@ class OnnxBackend:
         """Return the hidden states of ``batch.outputs`` after the output norm, ``(m, n_embd)`` float32."""
         return self._rows(batch, "hidden", self.n_embd)
 
+    def forward_with_hidden(self, batch: Batch) -> tuple[Floats, Floats]:
+        """Return the logits of ``batch.outputs``, and the hidden states of all tokens; see `llamafw.HiddenBackend`."""
+        self._check(batch)
+        logits = np.empty((len(batch.outputs), self.n_vocab), np.float32)
+        hidden = np.empty((len(batch.tokens), self.n_embd), np.float32)
+        for part in divide(batch, self._n_ubatch):
+            rows = [one.numpy() for one in self._compute(part, "logits", None, all_hidden=True)[:2]]
+            hidden[part.indices], logits[part.places] = rows
+        return logits, hidden
+
     def _rows(self, batch: Batch, output: str, size: int) -> Floats:
         self._check(batch)
         rows = np.empty((len(batch.outputs), size), np.float32)
@@ -176,9 +210,18 @@ class OnnxBackend:
 
     def _run(self, part: Part, output: str, device: Device | None = None) -> ort.OrtValue:
         """Compute some tokens and add them to their slots; return an output of the model, on the host or a device."""
+        return self._compute(part, output, device)[0 if output == "hidden" else 1]
+
+    def _compute(
+        self, part: Part, output: str, device: Device | None, *, all_hidden: bool = False
+    ) -> Sequence[ort.OrtValue]:
+        """Compute some tokens and add them to their slots; return the hidden states, and the logits if there are any.
+
+        ``output`` is what is wanted, on the device if one is given. See `Inputs.make` for ``all_hidden``.
+        """
         self._slots.reserve(part.n_positions if grouped_queries.ROWS in self._input_names else part.n_keys)
         slot_range = part.slot_range if self._slots.can_divide else (0, self.n_slots)
-        feeds = self._inputs.make(part, slot_range, logits=output == "logits")
+        feeds = self._inputs.make(part, slot_range, logits=output == "logits", all_hidden=all_hidden)
         binding = self._session.io_binding()
         for name in self._input_names & feeds.keys():
             binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
@@ -206,12 +249,15 @@ class OnnxBackend:
             raise LlamafwError(f"ONNX Runtime has failed: {error}") from error
         for slot, end in ends.items():
             self._n_tokens[slot] = end
-        value: ort.OrtValue = binding.get_outputs()[names.index(output)]
-        return value
+        return list(binding.get_outputs())
 
     def _check(self, batch: Batch) -> None:
-        """Raise RequestError if tokens do not continue their slots, or are not in the vocabulary."""
+        """Raise RequestError if tokens do not continue their slots, or are not in the vocabulary, or their types."""
+        if batch.scales is not None and batch.scales.shape != (len(batch.tokens), self._inputs.n_scales):
+            raise RequestError(f"scales of shape {batch.scales.shape} do not fit {len(batch.tokens)} tokens")
         tokens = np.asarray(batch.tokens)
+        batch.checked_types(self._n_types)
+        batch.check_hidden(self._graph.n_hidden_rows)
         if self.n_vocab and not ((tokens >= 0) & (tokens < self.n_vocab)).all():
             raise RequestError(f"a token of {tokens.tolist()} is not in the vocabulary of {self.n_vocab} tokens")
         seen: dict[int, int] = {}
@@ -247,6 +293,10 @@ class OnnxBackend:
     def take_snapshot(self, slot: int) -> None:
         """Keep a copy of the state of ``slot`` at its end."""
         self._snapshots[slot].add(self._n_tokens[slot], self._read_fixed(slot))
+
+    def hold_state(self, slot: int) -> None:
+        """Keep the state of ``slot`` at its end until the next call, besides its snapshots."""
+        self._snapshots[slot].hold(self._n_tokens[slot], self._read_fixed(slot))
 
     def snapshots(self, slot: int) -> Sequence[int]:
         """Return the positions of the snapshots of ``slot``."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import Batch
+from llamafw import Batch, Floats
 from llamafw import graph as g
 from llamafw_backends.onnx.model_builder import Array
 from llamafw_backends.onnx.tensors import Tensors
@@ -26,19 +26,27 @@ class Part:
 
     Attributes
     ----------
-    tokens, positions, slots : (n,) int64
+    tokens, positions, slots, types : (n,) int64
         See `llamafw.Batch`.
     rows : (m,) int64
         Which tokens' hidden states or logits are wanted.
     places : (m,) int64
         Where they are among those of the batch.
+    indices : (n,) int64
+        Where the tokens are in the batch.
+    scales, hidden : (n, …) float32, optional
+        See `llamafw.Batch`.
     """
 
     tokens: Ints
     positions: Ints
     slots: Ints
+    types: Ints
     rows: Ints
     places: Ints
+    indices: Ints
+    scales: Floats | None = None
+    hidden: Floats | None = None
 
     @property
     def starts(self) -> Ints:
@@ -62,8 +70,11 @@ class Part:
         is_kept = np.isin(self.slots, slots)
         new = np.cumsum(is_kept) - 1
         wanted = is_kept[self.rows]
-        tokens, positions, kept = (array[is_kept] for array in (self.tokens, self.positions, self.slots))
-        return Part(tokens, positions, kept, new[self.rows[wanted]], self.places[wanted])
+        arrays = (self.tokens, self.positions, self.slots, self.types, self.indices)
+        tokens, positions, kept, types, indices = (array[is_kept] for array in arrays)
+        scales, hidden = (None if one is None else one[is_kept] for one in (self.scales, self.hidden))
+        rows, places = new[self.rows[wanted]], self.places[wanted]
+        return Part(tokens, positions, kept, types, rows, places, indices, scales, hidden)
 
     @property
     def n_keys(self) -> int:
@@ -79,14 +90,28 @@ class Part:
 
 def divide(batch: Batch, size: int) -> list[Part]:
     """Return a batch in parts of at most ``size`` tokens, without much padding."""
-    arrays = (batch.tokens, batch.positions, batch.slots, batch.outputs)
-    tokens, positions, slots, outputs = (np.asarray(array, np.int64) for array in arrays)
+    kinds = np.zeros_like(batch.tokens) if batch.types is None else batch.types
+    arrays = (batch.tokens, batch.positions, batch.slots, kinds, batch.outputs)
+    tokens, positions, slots, types, outputs = (np.asarray(array, np.int64) for array in arrays)
     parts = []
     for first in range(0, len(tokens), size):
         last = min(first + size, len(tokens))
         places = np.flatnonzero((outputs >= first) & (outputs < last))
         rows = outputs[places] - first
-        parts += separate(Part(tokens[first:last], positions[first:last], slots[first:last], rows, places))
+        part = slice(first, last)
+        scales, hidden = (None if one is None else one[part] for one in (batch.scales, batch.hidden))
+        of_part = Part(
+            tokens[part],
+            positions[part],
+            slots[part],
+            types[part],
+            rows,
+            places,
+            np.arange(first, last, dtype=np.int64),
+            scales,
+            hidden,
+        )
+        parts += separate(of_part)
     return parts
 
 
@@ -119,6 +144,8 @@ class Inputs:
         Positions per slot.
     float_type : numpy type
         The type of activations.
+    n_scales : int
+        Scales of each token; 0: the model has no adapters.
     """
 
     tensors: Tensors
@@ -126,8 +153,11 @@ class Inputs:
     rotations: Mapping[str, g.Rotation]
     n_ctx: int
     float_type: np.dtype[Any]
+    n_scales: int = 0
 
-    def make(self, part: Part, slot_range: tuple[int, int], *, logits: bool) -> dict[str, Array]:
+    def make(
+        self, part: Part, slot_range: tuple[int, int], *, logits: bool, all_hidden: bool = False
+    ) -> dict[str, Array]:
         """Return all inputs by name; a model declares those that it needs.
 
         Parameters
@@ -138,6 +168,8 @@ class Inputs:
             The first slot whose states the model gets, and how many slots it gets.
         logits : bool
             Whether logits are wanted, not only hidden states.
+        all_hidden : bool
+            Whether the hidden states of all tokens are wanted, besides the logits of some.
         """
         starts, slots = part.starts, part.slots - slot_range[0]
         lengths, active = np.diff(starts), slots[starts[:-1]]
@@ -148,22 +180,28 @@ class Inputs:
         inputs: dict[str, Array] = {
             "tokens": part.tokens,
             "positions": part.positions,
+            "types": part.types,
             "slots": slots,
-            "rows": part.rows,
-            "logit_rows": np.arange(len(part.rows) if logits else 0),
+            "rows": np.arange(len(part.tokens)) if all_hidden else part.rows,
+            "logit_rows": part.rows if all_hidden else np.arange(len(part.rows) if logits else 0),
             "active": active,
             "lengths": lengths,
             "sequence_starts": starts.astype(np.int32),
             "padded": padded,
             "unpadded": unpadded,
             "n_keys": np.array([part.n_keys]),
+            "scales": (np.zeros((len(slots), self.n_scales)) if part.scales is None else part.scales).astype(
+                self.float_type
+            ),
         }
+        if part.hidden is not None:
+            inputs["hidden_rows"] = part.hidden.astype(self.float_type)
         ends = part.positions[starts[1:] - 1]
         inputs |= _by_slot(slot_range[1], active, lengths, padded, ends)
         inputs["slot_unpadded"] = slots * len(steps) + step_of
         for name, lookup in self.lookups.items():
-            ids = part.tokens if lookup.ids is g.TOKENS else part.positions
-            inputs[name] = self.tensors.rows(lookup.weight, ids)
+            assert isinstance(lookup.ids, g.Input)  # the lookups with others are computed in the model
+            inputs[name] = self.tensors.rows(lookup.weight, inputs[lookup.ids.name])
         for name, rotation in self.rotations.items():
             inputs |= self._angles(name, rotation, part.positions)
         return inputs

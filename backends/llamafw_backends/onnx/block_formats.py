@@ -1,4 +1,4 @@
-"""Tensor types whose matrices ONNX Runtime multiplies without unpacking them: codes of 2, 4 or 8 bits in blocks.
+"""Tensor types whose matrices ONNX Runtime multiplies without unpacking them: codes of 2 to 8 bits in blocks.
 
 `FORMATS` has those of ggml. A type of a plugin gives its own in ``Quant.backends["onnx"]``: a function, or a text such
 as ``"my_package.onnx:codes"``, from the bytes of the rows to `BlockCodes`.
@@ -18,6 +18,9 @@ from llamafw import Bytes, Floats, PluginError, Quant
 
 Codes = npt.NDArray[np.uint8]
 
+BITS = (2, 4, 6, 8)
+"""How many bits codes can have. MatMulNBits has no 6: `code_products` makes a sum of two products of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockCodes:
@@ -26,7 +29,7 @@ class BlockCodes:
     Attributes
     ----------
     bits : int
-        2, 4 or 8.
+        One of `BITS`.
     codes : (n_rows, n_blocks, block_size) uint8
         One code per weight.
     scales : (n_rows, n_blocks) float32
@@ -45,16 +48,24 @@ class BlockCodes:
         """Weights per block."""
         return int(self.codes.shape[-1])
 
-    def packed(self) -> Codes:
-        """Return the codes as MatMulNBits stores them, ``(n_rows, n_blocks, block_size · bits / 8)``.
+    def widened(self, bits: int) -> BlockCodes:
+        """Return the same matrix with codes of at least as many bits."""
+        if bits == self.bits:
+            return self
+        shift = 2 ** (bits - 1) - 2 ** (self.bits - 1)
+        return BlockCodes(bits, self.codes + np.uint8(shift), self.scales, self.offsets)
 
-        The first of the codes of a byte is in its lowest bits.
-        """
-        n = 8 // self.bits
-        packed = self.codes[..., ::n].copy()
-        for i in range(1, n):
-            packed |= self.codes[..., i::n] << np.uint8(self.bits * i)
-        return packed
+
+def pack_codes(codes: Codes, bits: int) -> Codes:
+    """Return codes of 2, 4 or 8 bits as MatMulNBits stores them, ``(n_rows, n_blocks, block_size · bits / 8)`` uint8.
+
+    The first of the codes of a byte is in its lowest bits.
+    """
+    n = 8 // bits
+    packed = codes[..., ::n].copy()
+    for i in range(1, n):
+        packed |= codes[..., i::n] << np.uint8(bits * i)
+    return packed
 
 
 Read = Callable[[Bytes], BlockCodes]
@@ -100,8 +111,8 @@ def _find_problem(codes: object, n_rows: int, n_columns: int) -> str:
     if not isinstance(codes, BlockCodes):
         return f"returns {type(codes).__name__}, not BlockCodes"
     shape, size = codes.codes.shape, codes.block_size
-    if codes.bits not in (2, 4, 8):
-        return f"has codes of {codes.bits} bits, not of 2, 4 or 8"
+    if codes.bits not in BITS:
+        return f"has codes of {codes.bits} bits, not of 2, 4, 6 or 8"
     if size < 16 or size & (size - 1):
         return f"has blocks of {size} weights, not of a power of two from 16 on"
     if shape != (n_rows, n_columns // size, size) or codes.codes.dtype != np.uint8:
@@ -153,18 +164,18 @@ def q4_1(rows: Bytes) -> BlockCodes:
 
 
 def q5_0(rows: Bytes) -> BlockCodes:
-    """Read ggml's Q5_0, ``d · (q − 16)``, with codes of 8 bits."""
+    """Read ggml's Q5_0, ``d · (q − 16)``, with codes of 6 bits."""
     blocks = _blocks(rows, 22)
     q = _nibbles(blocks[..., 6:]) | _fifth_bits(blocks[..., 2:6])
-    return BlockCodes(8, q + np.uint8(112), _halves(blocks, 0))
+    return BlockCodes(6, q + np.uint8(16), _halves(blocks, 0))
 
 
 def q5_1(rows: Bytes) -> BlockCodes:
-    """Read ggml's Q5_1, ``d · q + m``, with codes of 8 bits."""
+    """Read ggml's Q5_1, ``d · q + m``, with codes of 6 bits."""
     blocks = _blocks(rows, 24)
     q = _nibbles(blocks[..., 8:]) | _fifth_bits(blocks[..., 4:8])
     d, m = _halves(blocks, 0), _halves(blocks, 2)
-    return BlockCodes(8, q + np.uint8(112), d, m + 16 * d)
+    return BlockCodes(6, q + np.uint8(16), d, m + 16 * d)
 
 
 def q8_0(rows: Bytes) -> BlockCodes:
@@ -203,18 +214,18 @@ def q4_k(rows: Bytes) -> BlockCodes:
 
 
 def q5_k(rows: Bytes) -> BlockCodes:
-    """Read ggml's Q5_K, as Q4_K with a fifth bit, with codes of 8 bits."""
+    """Read ggml's Q5_K, as Q4_K with a fifth bit, with codes of 6 bits."""
     blocks = _blocks(rows, 176)
     scales, minima = _k_scales(blocks[..., 4:16])
     d, low = _halves(blocks, 0)[..., None] * scales, _halves(blocks, 2)[..., None] * minima
     data = blocks[..., 48:].reshape(*blocks.shape[:2], 4, 32)
     bits = blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1
     q = np.stack([data & 15, data >> 4], -2).reshape(*blocks.shape[:2], 8, 32) | bits << np.uint8(4)
-    return _with_minima(8, q, d, low, 16)
+    return _with_minima(6, q, d, low, 16)
 
 
 def q6_k(rows: Bytes) -> BlockCodes:
-    """Read ggml's Q6_K, ``d · scale · (q − 32)`` in 16 blocks of 16, with codes of 8 bits."""
+    """Read ggml's Q6_K, ``d · scale · (q − 32)`` in 16 blocks of 16, with codes of 6 bits."""
     blocks = _blocks(rows, 210)
     front = blocks.shape[:2]
     low = blocks[..., :128].reshape(*front, 2, 64)
@@ -223,7 +234,7 @@ def q6_k(rows: Bytes) -> BlockCodes:
     q = nibbles | (high[..., None, :] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3) << np.uint8(4)
     scales = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8).astype(np.float32)
     d = (_halves(blocks, 208)[..., None] * scales).reshape(len(rows), -1)
-    return BlockCodes(8, q.reshape(*d.shape, 16) + np.uint8(96), d)
+    return BlockCodes(6, q.reshape(*d.shape, 16), d)
 
 
 def q3_k(rows: Bytes) -> BlockCodes:
@@ -259,7 +270,7 @@ MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12
 def iq4_nl(rows: Bytes) -> BlockCodes:
     """Read ggml's IQ4_NL, ``d · values[q]``, with codes of 8 bits."""
     blocks = _blocks(rows, 18)
-    return BlockCodes(8, _looked_up(IQ4_VALUES, _nibbles(blocks[..., 2:])), _halves(blocks, 0))
+    return BlockCodes(8, _looked_up(IQ4_VALUES, _nibbles(blocks[..., 2:]), 8), _halves(blocks, 0))
 
 
 def iq4_xs(rows: Bytes) -> BlockCodes:
@@ -271,19 +282,19 @@ def iq4_xs(rows: Bytes) -> BlockCodes:
     scales = (lower | upper.astype(np.uint8) << 4).astype(np.float32) - 32
     d = (_halves(blocks, 0)[..., None] * scales).reshape(len(rows), -1)
     q = _nibbles(blocks[..., 8:].reshape(*front, 8, 16))
-    return BlockCodes(8, _looked_up(IQ4_VALUES, q).reshape(*d.shape, 32), d)
+    return BlockCodes(8, _looked_up(IQ4_VALUES, q, 8).reshape(*d.shape, 32), d)
 
 
 def mxfp4(rows: Bytes) -> BlockCodes:
-    """Read MXFP4, ``2^(e − 127) · value``, with codes of 8 bits for twice the values."""
+    """Read MXFP4, ``2^(e − 127) · value``, with codes of 6 bits for twice the values."""
     blocks = _blocks(rows, 17)
     scales = np.ldexp(np.float32(1), blocks[..., 0].astype(np.int32) - 128)
-    return BlockCodes(8, _looked_up(MXFP4_VALUES, _nibbles(blocks[..., 1:])), scales)
+    return BlockCodes(6, _looked_up(MXFP4_VALUES, _nibbles(blocks[..., 1:]), 6), scales)
 
 
-def _looked_up(values: npt.NDArray[np.int8], q: Codes) -> Codes:
-    """Return codes of 8 bits for the numbers that other codes stand for."""
-    codes: Codes = (values.view(np.uint8) ^ np.uint8(128))[q]
+def _looked_up(values: npt.NDArray[np.int8], q: Codes, bits: int) -> Codes:
+    """Return codes for the numbers that other codes stand for."""
+    codes: Codes = (values + np.int16(2 ** (bits - 1))).astype(np.uint8)[q]
     return codes
 
 

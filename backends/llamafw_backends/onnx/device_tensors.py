@@ -50,12 +50,19 @@ class Device:
             raise
 
     def session(
-        self, build: Callable[[ModelBuilder], None], dtype: np.dtype[Any], *, severity: int = ERRORS
+        self,
+        build: Callable[[ModelBuilder], None],
+        dtype: np.dtype[Any],
+        config: Mapping[str, str] | None = None,
+        *,
+        severity: int = ERRORS,
     ) -> ort.InferenceSession:
         """Return a session with a small model."""
         b = ModelBuilder(dtype)
         build(b)
-        return open_session(b.build().SerializeToString(), make_options(severity=severity), self.providers)
+        return open_session(
+            b.build().SerializeToString(), make_options(config=config, severity=severity), self.providers
+        )
 
 
 def mib(n_bytes: int) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 
 from llamafw import graph as g
 from llamafw_backends.onnx.attention_lowering import LOWEST
+from llamafw_backends.onnx.code_products import block_sums
 from llamafw_backends.onnx.expert_mixture import Mixture, Node, add_mixture, find_mixture, find_node
 from llamafw_backends.onnx.lowering import Lowering, lowers
-from llamafw_backends.onnx.matrices import add_product, block_codes, block_sums
+from llamafw_backends.onnx.matrices import add_product, form_of, read_codes, single_node_codes
 
 
 @lowers(g.TopK)
@@ -67,7 +68,7 @@ def lower_sparse_mixer(value: g.SparseMixer, low: Lowering) -> str:
 def lower_expert_linear(value: g.ExpertLinear, low: Lowering) -> str:
     """Lower to a product per expert, or lower the whole mixture to one node, which its weighted sum adds."""
     found = find_mixture(value, low.readers)
-    node = found if isinstance(found, str) else find_node(found, low, partial(block_codes, low, n_rows=1))
+    node = found if isinstance(found, str) else find_node(found, low, partial(single_node_codes, low, n_rows=1))
     if isinstance(found, Mixture) and isinstance(node, Node):
         for one in found.inside:
             low.set(one, "")  # nothing but the node reads it
@@ -135,8 +136,8 @@ def _rows_by_expert(value: g.ExpertLinear, low: Lowering) -> tuple[str, ...]:
 
     rows: str = low.once(("sorted rows", value.x, value.chosen), sort)
     parts: tuple[str, ...] = low.once(("rows by expert", rows), lambda: divide(rows))
-    codes = block_codes(low, value.weight, n_rows=1)
-    if codes is not None and codes.offsets is not None:
+    has_form = form_of(low, value.weight) is not None
+    if has_form and (codes := read_codes(low, value.weight, n_rows=1)).offsets is not None:
         size = codes.block_size
         sums = low.once(("sums by expert", rows, size), lambda: divide(block_sums(b, rows, size, n_in)))
         b.shared.update({(part, size): one for part, one in zip(parts, sums, strict=True)})
@@ -155,7 +156,7 @@ def lower_weighted_sum(value: g.WeightedSum, low: Lowering) -> str:
     if value in low.memo:
         mixture, node = low.memo[value]
         low.chosen[value] = "QMoE"
-        return add_mixture(mixture, node, low, partial(block_codes, low))
+        return add_mixture(mixture, node, low, partial(single_node_codes, low))
     b, (k, n) = low.builder, value.parts.shape
     y = b.node("MatMul", low.reshape(low.of(value.weights), 1, k), low.of(value.parts))
     return low.reshape(y, n)

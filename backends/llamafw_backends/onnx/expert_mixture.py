@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llamafw import graph as g
-from llamafw_backends.onnx.block_formats import BlockCodes
+from llamafw_backends.onnx.block_formats import BlockCodes, pack_codes
 from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
 from llamafw_backends.onnx.probes import INT8_TOLERANCE
 from llamafw_backends.onnx.support import Probe, Support
@@ -230,7 +230,7 @@ def _hidden(function: Gate, gate: Array, up: Array) -> Array:
 
 def _per_expert(codes: BlockCodes, n_expert: int, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """Return codes and scales of all experts, ``(n_expert, n_rows, …)``."""
-    packed, n_rows = codes.packed(), len(codes.scales) // n_expert
+    packed, n_rows = pack_codes(codes.codes, codes.bits), len(codes.scales) // n_expert
     return packed.reshape(n_expert, n_rows, -1), codes.scales.reshape(n_expert, n_rows, -1).astype(dtype)
 
 

@@ -19,8 +19,9 @@ import onnx
 from llamafw import BackendContext, LlamafwError, Settings, SettingsError, Tokenizer, open_context
 from llamafw import graph as g
 from llamafw_backends.onnx.backend import start_lowering
+from llamafw_backends.onnx.code_products import add_codes
 from llamafw_backends.onnx.lowering import Lowering, lower_graph
-from llamafw_backends.onnx.matrices import block_codes
+from llamafw_backends.onnx.matrices import add_transposed, form_of, matrix_name, read_codes
 from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
 from llamafw_backends.onnx.placement import choose_device, support_of
 from llamafw_backends.onnx.providers import PROVIDERS
@@ -118,6 +119,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> bool:
 INPUTS = {
     "tokens": "(n_tokens,) int64: the tokens of the text that are new",
     "positions": "(n_tokens,) int64: their positions, from 0; they follow those in the states",
+    "types": "(n_tokens,) int64: their types: 0, or 1 for the tokens of the second of two texts",
     "rows": "(n_rows,) int64: which of the new tokens' logits are wanted",
 }
 OUTPUTS = {
@@ -223,34 +225,49 @@ class ExportBuilder(ModelBuilder):
 def _add_lookup(low: Lowering, value: g.EmbeddingLookup) -> str:
     """Return the rows of an embedding, ``(n_tokens, n)`` float32.
 
-    A matrix of which there are codes is kept as codes, those of the logits' matrix if that is the same one.
+    The matrix is kept in the form in which it is multiplied, if that is wanted too: as the matrix of the logits.
     """
     b, weight = low.builder, value.weight
     ids = b.input(value.ids.name, np.int64, ["n_tokens"])  # type: ignore[attr-defined]  # lookups have inputs only
-    codes = block_codes(low, weight)
-    if codes is None:
-        table = low.tensors.floats(weight)
-        if low.tensors.quant(weight).name == "F16":
-            table = table.astype(np.float16)  # exact
-        return str(b.node("Cast", b.node("Gather", b.weight(f"{weight.name}.rows", table), ids), to=FLOAT))
+    form = form_of(low, weight)
+    if form is None:
+        return str(b.node("Cast", _look_up_floats(low, weight, ids), to=FLOAT))
 
+    codes = read_codes(low, weight)
     n_blocks, size = codes.scales.shape[1], codes.block_size
-    rows = b.node("Cast", b.node("Gather", b.weight(f"{weight.name}.codes", codes.packed()), ids), to=INT32)
-    parts = []
-    for i in range(8 // codes.bits):  # the first of the codes of a byte is in its lowest bits
-        shifted = b.node("Div", rows, b.constant(2 ** (codes.bits * i), np.int32))
-        part = b.node("Mod", shifted, b.constant(2**codes.bits, np.int32))
-        parts.append(b.node("Unsqueeze", part, b.ints(-1)))
-    numbers = b.node("Reshape", b.node("Concat", *parts, axis=-1), b.ints(-1, n_blocks, size))
-    centred = b.node("Sub", numbers, b.constant(2 ** (codes.bits - 1), np.int32))
+    stored = add_codes(b, codes, form, matrix_name(weight))
+    shift, whole = sum(form.bits), b.constant(-(2 ** (sum(form.bits) - 1)), np.int32)
+    for bits, part in zip(form.bits, stored.codes, strict=True):
+        shift -= bits
+        numbers = b.node("Reshape", _unpack(b, b.node("Gather", part, ids), bits), b.ints(-1, n_blocks, size))
+        whole = b.node("Add", whole, b.node("Mul", numbers, b.constant(2**shift, np.int32)))
 
-    scales = b.node("Gather", b.weight(f"{weight.name}.scales", codes.scales.astype(b.float_type)), ids)
-    y = b.node("Mul", b.node("Cast", centred, to=FLOAT), _by_block(b, scales))
-    if codes.offsets is not None:
-        offsets = b.weight(f"{weight.name}.offsets", np.ascontiguousarray(codes.offsets.T.astype(b.float_type)))
-        found = b.node("Transpose", b.node("Gather", offsets, ids, axis=1), perm=[1, 0])
-        y = b.node("Add", y, _by_block(b, found))
+    y = b.node("Mul", b.node("Cast", whole, to=FLOAT), _by_block(b, b.node("Gather", stored.scales, ids)))
+    if stored.offsets:
+        offsets = b.node("Transpose", b.node("Gather", stored.offsets, ids, axis=1), perm=[1, 0])
+        y = b.node("Add", y, _by_block(b, offsets))
     return str(b.node("Reshape", y, b.ints(-1, n_blocks * size)))
+
+
+def _look_up_floats(low: Lowering, weight: g.Weight, ids: str) -> str:
+    """Return rows of a matrix in floats, from its transposed form if a product reads that."""
+    b = low.builder
+    if any(isinstance(value, g.Linear) and value.weight == weight for value in low.context.graph):
+        return str(b.node("Transpose", b.node("Gather", add_transposed(low, weight), ids, axis=1), perm=[1, 0]))
+    table = low.tensors.floats(weight)
+    if low.tensors.quant(weight).name == "F16":
+        table = table.astype(np.float16)  # exact
+    return str(b.node("Gather", b.weight(f"{matrix_name(weight)}.rows", table), ids))
+
+
+def _unpack(b: ModelBuilder, rows: str, bits: int) -> str:
+    """Return packed codes as int32; the first of the codes of a byte is in its lowest bits."""
+    rows, parts = b.node("Cast", rows, to=INT32), []
+    for i in range(8 // bits):
+        shifted = b.node("Div", rows, b.constant(2 ** (bits * i), np.int32))
+        part = b.node("Mod", shifted, b.constant(2**bits, np.int32))
+        parts.append(b.node("Unsqueeze", part, b.ints(-1)))
+    return str(b.node("Concat", *parts, axis=-1))
 
 
 def _by_block(b: ModelBuilder, numbers: str) -> str:

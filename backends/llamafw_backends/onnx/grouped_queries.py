@@ -76,6 +76,8 @@ def find_attend(value: g.Attention, cache_types: tuple[np.dtype[Any], np.dtype[A
         return f"keys are cached as {cache_types[0]}, values as {cache_types[1]}"
     if value.alibi:
         return "scores decrease with distance"
+    if value.position_bias is not None:
+        return "scores have a bias"
     if value.window is not None and value.window_kind != "sliding":
         return f"the window is {value.window_kind}"
     sinks = value.sinks is not None

@@ -84,7 +84,7 @@ class Lowering:
     cache_types : (dtype, dtype)
         The types of keys and values in the cache.
     accuracy_level : int
-        That of products with block-quantised matrices, see `matrices`.
+        That of products with block-quantised matrices, see `code_products`.
     states : list of StateTensor
         What slots keep.
     lookups : dict of str to EmbeddingLookup
@@ -221,7 +221,8 @@ def _scope(layer: int | None) -> str:
 
 def _early(values: list[g.Value]) -> set[g.Value]:
     """Return the values of all tokens: the inputs, and those before the last operator along the text."""
-    early: set[g.Value] = {value for value in values if isinstance(value, g.Input | g.EmbeddingLookup)}
+    inputs = g.Input | g.TokenScales | g.HiddenRows | g.EmbeddingLookup
+    early: set[g.Value] = {value for value in values if isinstance(value, inputs)}
     for value in reversed(values):
         if value in early or value.has_state or isinstance(value, g.Attention | g.KeyValue):
             early.update((value, *value.inputs()))

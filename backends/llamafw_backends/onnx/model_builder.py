@@ -79,11 +79,10 @@ class ModelBuilder:
         """Return the name of a constant; equal ones are one."""
         array = np.asarray(array, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._constants:
-            name = f"{self.prefix}constant.{len(self._constants)}"
-            self._constants[key] = name
+        name = self._constants.setdefault(key, f"{self.prefix}constant.{len(self._constants)}")
+        if name not in self._tensors:
             self._add_tensor(name, array)
-        return self._constants[key]
+        return name
 
     def floats(self, numbers: Any) -> str:
         """Return the name of a constant in the type of the activations."""
@@ -127,14 +126,16 @@ class ModelBuilder:
         return self._nodes
 
     def remove_unread(self) -> None:
-        """Remove nodes of which no output is read."""
+        """Remove nodes of which no output is read, and then constants and weights that no node reads."""
         read = {output.name for output in self._outputs}
         kept = []
         for node in reversed(self._nodes):
             if read.intersection(node.output):
                 kept.append(node)
-                read.update(node.input)
+                read.update(_names_read(node))
         self._nodes = kept[::-1]
+        self._tensors = {name: tensor for name, tensor in self._tensors.items() if name in read}
+        self.weights = {name: array for name, array in self.weights.items() if name in read}
 
     def subgraph(self, inputs: Sequence[str]) -> onnx.GraphProto:
         """Return the nodes as a graph inside a node, whose inputs are in the given order."""
@@ -180,6 +181,12 @@ class ModelBuilder:
         """Return a name that no node has: with a number after it, except the first."""
         n = self._used[name] = self._used.get(name, 0) + 1
         return name if n == 1 else f"{name}_{n - 1}"
+
+
+def _names_read(node: onnx.NodeProto) -> set[str]:
+    """Return the names that a node reads, in the graphs inside it too."""
+    graphs = (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH)
+    return {*node.input, *(name for graph in graphs for inner in graph.node for name in _names_read(inner))}
 
 
 def _onnx_type(dtype: Any) -> int:

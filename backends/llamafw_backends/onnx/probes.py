@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from llamafw_backends.onnx.block_formats import pack_codes
 from llamafw_backends.onnx.model_builder import ModelBuilder
 from llamafw_backends.onnx.support import Probe, Support
 
@@ -13,27 +14,34 @@ INT8_TOLERANCE = 0.05
 """The error of products whose activations are rounded to 8 bits, as a part of the largest number."""
 
 
-def multiplies_blocks(support: Support, bits: int, block_size: int, accuracy_level: int) -> bool:
-    """Return whether MatMulNBits works with such codes."""
+def multiplies_blocks(
+    support: Support, bits: int, block_size: int, accuracy_level: int, *, has_zero_points: bool = False
+) -> bool:
+    """Return whether MatMulNBits works with such codes; ``has_zero_points``: with zero points of 0."""
     name = f"MatMulNBits with {bits} bits in blocks of {block_size} and accuracy level {accuracy_level}"
-    return support.runs(name, lambda: _block_product(support.float_type, bits, block_size, accuracy_level))
+    name += ", zero points" * has_zero_points
+    return support.runs(
+        name, lambda: _block_product(support.float_type, bits, block_size, accuracy_level, has_zero_points)
+    )
 
 
-def _block_product(dtype: np.dtype[Any], bits: int, block_size: int, accuracy_level: int) -> Probe:
+def _block_product(
+    dtype: np.dtype[Any], bits: int, block_size: int, accuracy_level: int, has_zero_points: bool
+) -> Probe:
     rng = np.random.default_rng(0)
-    n_in, n_out, middle = 2 * max(block_size, 32), 16, 2 ** (bits - 1)
+    n_in, n_out, middle = 2 * max(block_size, 32), 16, 0 if has_zero_points else 2 ** (bits - 1)
     x = rng.standard_normal((3, n_in)).astype(dtype)
     codes = rng.integers(0, 2**bits, (n_out, n_in // block_size, block_size), dtype=np.uint8)
     scales = rng.uniform(0.5, 1, codes.shape[:2]).astype(dtype)
 
     def build(b: ModelBuilder) -> None:
-        n = 8 // bits
-        packed = sum(codes[..., i::n].astype(np.uint8) << np.uint8(bits * i) for i in range(n))
+        zeros = np.zeros((n_out, -(-codes.shape[1] * bits // 8)), np.uint8)
         b.node(
             "com.microsoft.MatMulNBits",
             b.input("x", dtype, ["n", n_in]),
-            b.constant(np.asarray(packed, np.uint8)),
+            b.constant(pack_codes(codes, bits)),
             b.constant(scales),
+            *([b.constant(zeros)] if has_zero_points else []),
             outputs=["y"],
             K=n_in,
             N=n_out,

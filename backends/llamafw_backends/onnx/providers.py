@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import onnxruntime as ort
 from llamafw import SettingsError
 from llamafw_backends.onnx.device_tensors import Device
 from llamafw_backends.onnx.model_builder import ModelBuilder
-from llamafw_backends.onnx.sessions import NOTHING, first_line
+from llamafw_backends.onnx.packages import find_packages, install_commands
+from llamafw_backends.onnx.sessions import NO_FALLBACK, NOTHING, first_line
 
 MAX_DEVICES = 16
 F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
@@ -43,12 +44,12 @@ class Provider:
         if self.name == "cpu":
             return Device([(self.ort_name, {})], self.kind, 0, F32, self.name)
 
-        options = {"device_id": str(number), **dict(self.options)}
-        errors = []
+        selection, errors = self._select(number), []
         for float_type in self.float_types:
-            device = Device([(self.ort_name, options)], self.kind, number, float_type, self.name)
+            device = Device([(self.ort_name, selection)], self.kind, number, float_type, self.name)
             try:
-                device.session(_add_model, float_type, severity=NOTHING).run(None, {"x": np.ones(2, float_type)})
+                session = device.session(_add_model, float_type, {NO_FALLBACK: "1"}, severity=NOTHING)
+                session.run(None, {"x": np.ones(2, float_type)})
                 device.zeros((1,), float_type)
             except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
                 errors.append(first_line(error))
@@ -56,22 +57,35 @@ class Provider:
                 return device
         raise SettingsError(f"device {number} of {self.name} cannot be used: {errors[-1]}")
 
+    def _select(self, number: int) -> Any:
+        """Return what selects a device: options, or the device itself if the provider is a plugin."""
+        if self.plugin is None:
+            return {"device_id": str(number), **dict(self.options)}
+        found = [one for one in ort.get_ep_devices() if one.ep_name == self.ort_name]
+        if number >= len(found):
+            raise SettingsError(f"device {number} of {self.name} cannot be used: it has {len(found)}")
+        return found[number]
+
     def _load(self) -> None:
         """Load the libraries of the provider; SettingsError if they are not installed."""
         available = ort.get_available_providers()
         if self.plugin is not None and self.ort_name not in available:
             self._register(self.plugin)
         elif self.ort_name not in available:
-            have = f"onnxruntime {ort.__version__} does not have it"
-            raise SettingsError(f"{have}; install it with: pip install '{self.package}'")
+            raise self._missing(f"onnxruntime {ort.__version__} does not have it", find_packages())
         elif self.name == "cuda" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls(cudnn=False)  # those that pip has installed
+
+    def _missing(self, reason: str, unwanted: Iterable[str]) -> SettingsError:
+        """Return the error that says how to install the provider, instead of other packages."""
+        return SettingsError(f"{reason}; install it with {install_commands(self.package, unwanted)}")
 
     def _register(self, plugin: str) -> None:
         try:
             module = importlib.import_module(plugin)
         except ModuleNotFoundError:
-            raise SettingsError(f"it is not installed; install it with: pip install '{self.package}'") from None
+            others = [name for name in find_packages() if name != "onnxruntime"]
+            raise self._missing("it is not installed", others) from None
         try:
             ort.register_execution_provider_library(self.name, module.get_library_path())
         except Exception as error:  # as above

@@ -13,6 +13,12 @@ from llamafw_backends.onnx.model_builder import Dimensions, ModelBuilder
 from llamafw_backends.onnx.support import Probe, Support
 
 
+@lowers(g.GroupedPositions)
+def lower_grouped_positions(value: g.GroupedPositions, low: Lowering) -> str:
+    """Refuse the model: cached keys would have to move."""
+    raise low.context.refuse("onnx", value, "self-extend (--grp-attn-n) needs --backend numba")
+
+
 @lowers(g.Rope)
 def lower_rope(value: g.Rope, low: Lowering) -> str:
     """Lower a rotation; its cosines and sines are inputs of the model, computed in float64."""

@@ -15,8 +15,20 @@ from llamafw_backends.onnx.probes import adds_and_normalises
 
 @lowers(g.Input)
 def lower_input(value: g.Input, low: Lowering) -> str:
-    """Declare an input of the model: tokens or positions, ``(n_tokens,)`` int64."""
+    """Declare an input of the model: tokens, positions or types, ``(n_tokens,)`` int64."""
     return low.builder.input(value.name, np.int64, ["n_tokens"])
+
+
+@lowers(g.TokenScales)
+def lower_token_scales(value: g.TokenScales, low: Lowering) -> str:
+    """Declare an input of the model: the scales of each token, ``(n_tokens, n)``."""
+    return low.builder.input("scales", low.builder.float_type, ["n_tokens", value.n])
+
+
+@lowers(g.HiddenRows)
+def lower_hidden_rows(value: g.HiddenRows, low: Lowering) -> str:
+    """Declare an input of the model: the hidden state before each token, ``(n_tokens, n)``."""
+    return low.builder.input("hidden_rows", low.builder.float_type, ["n_tokens", value.n])
 
 
 @lowers(g.EmbeddingLookup)
@@ -214,6 +226,7 @@ ACTIVATIONS: dict[str, Callable[[Lowering, str], str]] = {
     "quick_gelu": lambda low, x: _times_sigmoid(low, x, 1.702),
     "relu": _op("Relu"),
     "relu_squared": _squared_relu,
+    "elu": _op("Elu"),
     "sigmoid": _op("Sigmoid"),
     "tanh": _op("Tanh"),
     "softplus": _op("Softplus"),

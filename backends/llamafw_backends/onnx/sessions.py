@@ -14,6 +14,9 @@ from llamafw_backends.onnx.model_builder import Array
 NOTHING, ERRORS = 4, 3
 """What sessions write to stderr."""
 
+NO_FALLBACK = "session.disable_cpu_ep_fallback"
+"""The setting with which a session fails if its provider cannot run a node; otherwise the CPU runs it."""
+
 ort.set_default_logger_severity(ERRORS)  # it warns of every machine without a GPU
 OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "e_outofmemory", "bad allocation", "bad_alloc")
 """What ONNX Runtime's messages contain if a device has no memory left: it has no class for this error."""
@@ -44,8 +47,8 @@ def open_session(
         The model.
     options : SessionOptions
         What `make_options` returned.
-    providers : sequence of str or (str, dict)
-        The providers with their options, the preferred one first.
+    providers : sequence of (str, dict or OrtEpDevice)
+        The providers with their options, the preferred one first. If it is a plugin, the device instead of options.
     weights : mapping of str to array, optional
         The weights outside the model, by name. ONNX Runtime copies them.
     """
@@ -55,6 +58,10 @@ def open_session(
     if weights:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
+    device = providers[0][1]
+    if isinstance(device, ort.OrtEpDevice):
+        options.add_provider_for_devices([device], {})
+        return ort.InferenceSession(model, options, enable_fallback=0)
     return ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
 
 

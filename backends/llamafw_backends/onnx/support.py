@@ -15,10 +15,9 @@ import numpy as np
 import onnxruntime as ort
 
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
-from llamafw_backends.onnx.sessions import NOTHING, first_line, make_options, open_session
+from llamafw_backends.onnx.sessions import NO_FALLBACK, NOTHING, first_line, make_options, open_session
 
 CPU = "CPUExecutionProvider"
-NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,8 @@ class Support:
 
     Attributes
     ----------
-    providers : sequence of str or (str, dict)
-        The provider with its options, as `onnxruntime.InferenceSession` takes them.
+    providers : sequence of (str, object)
+        The provider with its options or its device, as `open_session` takes them.
     float_type : numpy type
         The type of activations.
     kind : str
@@ -69,6 +68,11 @@ class Support:
     kind: str = "cpu"
     number: int = 0
     found: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the device is the CPU, whose kernels for some codes are slow."""
+        return self.kind == "cpu"
 
     def runs(self, name: str, make: Callable[[], Probe]) -> bool:
         """Return whether the provider runs a tiny model, and computes what is expected.

@@ -19,6 +19,8 @@ from support.numba_backend import make_context
 from support.onnx_backend import open_backend
 
 CHECKPOINTS = {one.name: one for one in all_checkpoints()}
+DECODERS = [name for name, one in CHECKPOINTS.items() if one.output == "logits"]
+ENCODERS = [name for name, one in CHECKPOINTS.items() if one.output == "hidden"]
 N_TOKENS, N_CTX = 60, 128
 TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(N_TOKENS)]
 OTHERS = [(5 * i * i + i + 3) % 100 for i in range(N_TOKENS)]  # the tokens of another slot
@@ -42,11 +44,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     def evaluate(name: str) -> tuple[Path, g.Array, g.Array]:
         path = write(CHECKPOINTS[name], folder / f"{name}.gguf")
         context = make_context(path)
-        evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
-        assert context.graph.logits is not None
-        state = g.TextState(context.graph, N_CTX)
-        hidden, rows = evaluator(TOKENS, state, context.graph.hidden, context.graph.logits)
-        return path, hidden, rows
+        graph, evaluator = context.graph, g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
+        results = evaluator(TOKENS, g.TextState(graph, N_CTX), graph.hidden, graph.logits or graph.hidden)
+        return path, results[0], results[1]
 
     return evaluate
 
@@ -57,7 +57,7 @@ def assert_close(actual: Floats, expected: g.Array, what: str) -> None:
     assert error < TOLERANCE, what
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_logits_and_hidden_states_match_float64(name: str, evaluated: Evaluated) -> None:
     path, hidden, rows = evaluated(name)
     with open_backend(path, n_ubatch=48, **OPTIONS) as backend:
@@ -66,7 +66,18 @@ def test_logits_and_hidden_states_match_float64(name: str, evaluated: Evaluated)
             assert_close(logits(backend, TOKENS, sizes), rows, f"logits in batches of {sizes}")
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_hidden_states_of_encoders_match_float64_beside_other_texts(name: str, evaluated: Evaluated) -> None:
+    path, hidden, _ = evaluated(name)
+    with open_backend(path, n_slots=3, n_batch=128, n_ubatch=48, n_ctx=N_CTX) as backend:
+        assert backend.whole_texts
+        alone = backend.hidden(batch((1, 0, TOKENS)))
+        beside = backend.hidden(batch((0, 0, OTHERS[:50]), (1, 0, TOKENS), (2, 0, OTHERS[:3])))
+        assert_close(alone, hidden, "hidden states")
+        assert_close(beside[50:-3], hidden, "hidden states beside other texts")
+
+
+@pytest.mark.parametrize("name", DECODERS)
 def test_logits_match_float64_beside_other_slots(name: str, evaluated: Evaluated) -> None:
     """Slots 0 and 2 compute other tokens in the same batches, of other lengths; in some they have none."""
     path, _, rows = evaluated(name)
@@ -98,7 +109,7 @@ def float16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("float16")
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_logits_in_float16_are_close(name: str, evaluated: Evaluated) -> None:
     """With experts, rounding may change which ones a token gets, and so the tokens after it; not the first ones."""
     path, _, rows = evaluated(name)

@@ -35,11 +35,8 @@ def block_maker(type_name: str) -> MakeBlocks:
 
 
 def weights_of(codes: BlockCodes) -> Any:
-    """Return the weights that codes stand for, by the definition of MatMulNBits, in float64."""
-    per_byte = 8 // codes.bits
-    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(codes.bits)
-    unpacked = (codes.packed()[..., None] >> shifts & np.uint8(2**codes.bits - 1)).reshape(codes.codes.shape)
-    weights = (unpacked.astype(float) - 2 ** (codes.bits - 1)) * codes.scales[..., None]
+    """Return the weights that codes stand for, in float64."""
+    weights = (codes.codes.astype(float) - 2 ** (codes.bits - 1)) * codes.scales[..., None]
     return weights if codes.offsets is None else weights + codes.offsets[..., None]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from tokenizers import Tokenizer as Library
@@ -25,6 +26,8 @@ from support.onnx_backend import CPU, open_backend
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINTS = {one.name: one for one in all_checkpoints()}
+DECODERS = [name for name, one in CHECKPOINTS.items() if one.output == "logits"]
+ENCODERS = [name for name, one in CHECKPOINTS.items() if one.output == "hidden"]
 N_CTX = 64
 TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(40)]
 OPTIONS: dict[str, Any] = {"n_ctx": N_CTX, "n_slots": 1, "cache_type_k": "f32", "cache_type_v": "f32", "extra": CPU}
@@ -42,10 +45,11 @@ class Exported:
         self.states = {one["input"]: np.zeros(one["shape"], one["dtype"]) for one in self.about["states"]}
         self.n_past = 0
 
-    def run(self, tokens: list[int], output: str) -> Floats:
+    def run(self, tokens: list[int], output: str, types: list[int] | None = None) -> Floats:
         """Return the rows of all tokens, which follow those before."""
         n = len(tokens)
         feeds = {"tokens": np.array(tokens), "positions": self.n_past + np.arange(n), "rows": np.arange(n)}
+        feeds["types"] = np.zeros(n, np.int64) if types is None else np.array(types)
         used = {name: feeds[name] for name in self.about["inputs"]}
         names = [output, *(one["output"] for one in self.about["states"])]
         rows, *after = self.session.run(names, used | self.states)
@@ -62,7 +66,21 @@ def export(path: Path, folder: Path, **options: Any) -> Exported:
     return Exported(folder)
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_exported_hidden_states_of_encoders_match_float64(name: str, tmp_path: Path) -> None:
+    path = write(CHECKPOINTS[name], tmp_path / "model.gguf")
+    context = make_context(path, **OPTIONS)
+    evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
+    exported = export(path, tmp_path / "exported")
+    assert not exported.states
+    for n in (1, len(TOKENS)):
+        types, state = [i // 3 % context.graph.n_types for i in range(n)], g.TextState(context.graph, N_CTX)
+        (expected,) = evaluator(TOKENS[:n], state, context.graph.hidden, types=types)
+        assert np.abs(exported.run(TOKENS[:n], "hidden", types) - expected).max() < 1e-4 * np.abs(expected).max()
+        exported.n_past = 0
+
+
+@pytest.mark.parametrize("name", DECODERS)
 def test_exported_logits_match_float64(name: str, tmp_path: Path) -> None:
     """In batches of several sizes, with nothing but the inputs that model.json describes."""
     path = write(CHECKPOINTS[name], tmp_path / "model.gguf")
@@ -88,13 +106,32 @@ def test_embeddings_in_the_model_are_exact(kind: str, write_model: Any, tmp_path
     np.testing.assert_allclose(exported.run(TOKENS, "logits"), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_embeddings_that_are_also_the_logits_matrix_are_stored_once(write_model: Any, tmp_path: Path) -> None:
-    sizes = []
-    for name, tensors in (("tied", {}), ("untied", {"output.weight": np.zeros((300, 64), np.float32)})):
-        path = write_model(types="Q8_0", tensors=tensors) if tensors else write_model(types="Q8_0")
-        export(path, tmp_path / name)
-        sizes.append((tmp_path / name / "model.onnx.data").stat().st_size)
-    assert sizes[0] < sizes[1]
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_1", "Q6_K"])
+def test_embeddings_that_are_also_the_logits_matrix_are_stored_once(
+    kind: str, write_model: Any, tmp_path: Path
+) -> None:
+    """Every tensor of the matrix is read by the lookup of tokens and by a product."""
+    path = write_model(types=kind, n_embd=256, n_head=4, n_ff=256)
+    exported = export(path, tmp_path / "exported")
+    model = onnx.load(tmp_path / "exported/model.onnx", load_external_data=False)
+    table = [one.name for one in model.graph.initializer if one.name.startswith("token_embd.weight")]
+    assert table
+    for name in table:
+        readers = [node.op_type for node in model.graph.node if name in node.input]
+        assert "Gather" in readers
+        assert {"MatMul", "MatMulNBits"}.intersection(readers)
+
+    with open_backend(path, **OPTIONS) as backend:
+        expected = backend.forward(batch((0, 0, TOKENS)))
+    np.testing.assert_allclose(exported.run(TOKENS, "logits"), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_exported_tensors_are_all_read(tmp_path: Path) -> None:
+    path = write(CHECKPOINTS["nemotron_h"], tmp_path / "model.gguf")
+    export(path, tmp_path / "exported")
+    model = onnx.load(tmp_path / "exported/model.onnx", load_external_data=False)
+    read = {name for node in model.graph.node for name in node.input}
+    assert {one.name for one in model.graph.initializer} <= read
 
 
 def test_inputs_that_cannot_be_computed_are_an_error(

@@ -86,6 +86,7 @@ CASES = [
     Case("temperature", with_attention(temperature=(0.5, 8)), "GroupQueryAttention", 2),
     Case("chunks", with_attention(window=8, window_kind="chunked"), "GroupQueryAttention", 0),
     Case("slopes", with_attention(alibi=(0.5, 0.25, 0.125, 0.0625)), "GroupQueryAttention", 0),
+    named("a bias by distance", "GroupQueryAttention", 0),
     named("values longer than keys", "GroupQueryAttention", 0),
     Case("interleaved pairs", llama, "RotaryEmbedding", 4),
     Case("halves", partial(llama, turn=g.Rotation(FREQUENCIES)), "RotaryEmbedding", 4),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,11 @@ import pytest
 
 from llamafw import GpuOptions, SettingsError, ThreadOptions
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.onnx import placement
+from llamafw_backends.onnx import packages, placement, providers
 from llamafw_backends.onnx.backend import OnnxBackend
 from llamafw_backends.onnx.device_tensors import Device
 from llamafw_backends.onnx.placement import choose_device, support_of
-from llamafw_backends.onnx.providers import PROVIDERS, choose, missing
+from llamafw_backends.onnx.providers import Provider, choose
 from llamafw_backends.onnx.support import Probe
 from support.numba_backend import make_context
 
@@ -129,15 +131,62 @@ def test_startup_logs_device_and_memory(path: Path) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize("name", ["cuda", "directml", "webgpu"])
-def test_unusable_provider_says_what_to_install(name: str) -> None:
-    provider = PROVIDERS[name]
-    if not missing(provider):
-        pytest.skip(f"{name} can be used here")
-    if provider.ort_name not in ort.get_available_providers():
-        assert f"pip install '{provider.package}'" in missing(provider)
-    with pytest.raises(SettingsError, match=f"^--onnx-provider {name}: "):
+@pytest.mark.parametrize(
+    ("name", "installed", "lines"),
+    [
+        ("cuda", ["onnxruntime"], ["pip uninstall -y onnxruntime", "pip install 'llamafw[cuda]'"]),
+        (
+            "cuda",
+            ["onnxruntime", "onnxruntime-gpu"],
+            ["pip uninstall -y onnxruntime onnxruntime-gpu", "pip install 'llamafw[cuda]'"],
+        ),
+        ("directml", ["onnxruntime-gpu"], ["pip uninstall -y onnxruntime-gpu", "pip install 'llamafw[directml]'"]),
+        ("webgpu", ["onnxruntime"], ["pip install 'llamafw[webgpu]'"]),
+        ("webgpu", ["onnxruntime-gpu"], ["pip uninstall -y onnxruntime-gpu", "pip install 'llamafw[webgpu]'"]),
+    ],
+)
+def test_missing_provider_says_what_to_run(
+    name: str, installed: list[str], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that is installed beside another one overwrites it, so that one must be removed first."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_webgpu", None)
+    monkeypatch.setattr(providers, "find_packages", lambda: installed)
+    with pytest.raises(SettingsError, match=f"^--onnx-provider {name}: ") as caught:
         choose(name)
+    commands = ", then ".join(f"`{line}`" for line in lines)
+    assert str(caught.value).partition("; ")[2] == f"install it with {commands}"
+
+
+def test_packages_with_onnxruntime_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = packages.find_packages.__wrapped__  # without its cache
+    before = find()
+    assert len(before) == 1
+    folder = tmp_path / "onnxruntime_other-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-other\nVersion: 1.0\n", "utf-8")
+    (folder / "RECORD").write_text("onnxruntime/__init__.py,,\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find() == tuple(sorted([*before, "onnxruntime-other"]))
+
+
+def test_provider_that_leaves_nodes_to_the_cpu_is_refused() -> None:
+    """ONNX Runtime falls back to the CPU in silence."""
+    azure = Provider("azure", "AzureExecutionProvider", "cpu", (np.dtype(np.float32),), "none")
+    with pytest.raises(SettingsError, match="device 0 of azure cannot be used: .*fallback to CPU EP"):
+        azure.device()
+
+
+def test_device_of_a_plugin_is_selected_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its place among the devices of the plugin: its id is that of the hardware, which no flag has."""
+    (cpu,) = [one for one in ort.get_ep_devices() if one.ep_name == "CPUExecutionProvider"]
+    found: list[Any] = [SimpleNamespace(ep_name="OtherExecutionProvider"), cpu]
+    monkeypatch.setattr(ort, "get_ep_devices", lambda: found)
+    monkeypatch.setattr(providers, "NO_FALLBACK", "unused")  # sessions on the CPU refuse it
+    provider = Provider("plugin", "CPUExecutionProvider", "cpu", (np.dtype(np.float16),), "none", "some_plugin")
+    assert provider.device().providers == [("CPUExecutionProvider", cpu)]
+    with pytest.raises(SettingsError, match="^device 1 of plugin cannot be used: it has 1$"):
+        provider.device(1)
 
 
 def test_nodes_are_tried_once_per_device(monkeypatch: pytest.MonkeyPatch) -> None:

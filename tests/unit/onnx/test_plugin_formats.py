@@ -145,7 +145,7 @@ def changed(**members: Any) -> Any:
         ("no_such_module:codes", "'no_such_module:codes' cannot be imported: No module named"),
         ("math:codes", "'math:codes' cannot be imported: module 'math' has no attribute 'codes'"),
         (lambda rows: rows, "returns ndarray, not BlockCodes"),
-        (changed(bits=5), "has codes of 5 bits, not of 2, 4 or 8"),
+        (changed(bits=5), "has codes of 5 bits, not of 2, 4, 6 or 8"),
         (changed(bits=2), "returns the code 1[0-5], which has more than 2 bits"),
         (changed(codes=np.zeros((4, 2, 24), np.uint8)), "has blocks of 24 weights, not of a power of two from 16 on"),
         (changed(codes=np.zeros((4, 3, 32), np.uint8)), r"codes uint8 \(4, 3, 32\), not uint8 \(4, 2, 32\)"),
