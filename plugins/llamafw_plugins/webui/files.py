@@ -17,13 +17,24 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llamafw import App, SettingsError, Unavailable
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-BUILT_IN_FILES = {"/": "index.html", "/completion.js": "completion.js"}  # URL path → file
+PAGE_FOLDER = STATIC_FOLDER / "page"  # written by `make webui`
+BUILT_IN_FILES = {
+    "/": "page/index.html",
+    "/completion.js": "completion.js",
+    **{f"/webui/{path.name}": f"page/webui/{path.name}" for path in sorted((PAGE_FOLDER / "webui").iterdir())},
+}
+"""The files by their URL paths."""
 
 CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
+    "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Policy of the built-in page: it loads nothing from other sites, and no other site can show it in a frame."""
+"""Policy of the built-in page and its workers: they load nothing from other sites, and no other site can show the page
+in a frame.
+"""
+
+CONTENT_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".woff2": "font/woff2"}
+"""Types that the Windows registry may change, so that browsers would refuse the files, or that it may not know."""
 
 
 class StaticFilesMiddleware:
@@ -37,9 +48,8 @@ class StaticFilesMiddleware:
         self.user_files = _open_folder(app.settings.path) if app.settings.path else None
         self.built_in_paths = BUILT_IN_FILES if app.settings.webui else {}
         self.built_in_files = StaticFiles(directory=STATIC_FOLDER)
-        for suffix in (".js", ".mjs"):
-            # the Windows registry may name another type, and browsers would then not run the script
-            mimetypes.add_type("text/javascript", suffix)
+        for suffix, content_type in CONTENT_TYPES.items():
+            mimetypes.add_type(content_type, suffix)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a file, or pass the request on."""
@@ -50,7 +60,8 @@ class StaticFilesMiddleware:
         """Return the response; None if the request is not for a file."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] not in ("GET", "HEAD"):
-            if path in self.built_in_paths:
+            is_operation = scope["method"].lower() in self.app.document["paths"].get(path, {})
+            if path in self.built_in_paths and not is_operation:
                 raise HTTPException(405)
             return None
 
@@ -65,8 +76,9 @@ class StaticFilesMiddleware:
             return None
         response = await self.built_in_files.get_response(self.built_in_paths[path], scope)
         response.headers["Cache-Control"] = "no-cache"
-        if path == "/":
-            response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
     def _is_loading(self) -> bool:

@@ -5,7 +5,8 @@ No file outside of it is served.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,13 @@ from starlette.responses import PlainTextResponse
 
 from llamafw import Settings, SettingsError, Unavailable
 from llamafw.server.errors import ErrorMiddleware, problem_of
-from llamafw_plugins.webui import wrap_asgi
+from llamafw_plugins.webui import files, wrap_asgi
 
 
 class FakeApp:
-    """An `App` with settings and a model that is loaded or still loading."""
+    """An `App` with settings and a model that is loaded or still loading; its API has PATCH on the page's path."""
+
+    document: Mapping[str, Any] = {"paths": {"/": {"patch": {}}}}
 
     def __init__(self, loading: bool, settings: dict[str, Any]) -> None:
         self.settings, self.loading = Settings(**settings), loading
@@ -67,12 +70,36 @@ async def test_built_in_files_are_served() -> None:
     async with opened() as client:
         page, script = await client.get("/"), await client.get("/completion.js")
         assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-        assert "default-src 'self'" in page.headers["content-security-policy"]
+        policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
         assert (script.status_code, script.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
         assert "://" not in page.text  # the page loads nothing from other sites
         assert (await client.get("/favicon.ico")).text == "api"
         head = await client.head("/")
         assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_all_files_of_the_page_are_served_with_their_types() -> None:
+    types = {
+        "js": "text/javascript",
+        "mjs": "text/javascript",
+        "css": "text/css",
+        "svg": "image/svg+xml",
+        "woff2": "font/woff2",
+    }
+    async with opened() as client:
+        page = (await client.get("/")).text
+        names = {path.name for path in (files.PAGE_FOLDER / "webui").iterdir()}
+        assert {"page.js", "page.css"} <= {*re.findall(r'"\./webui/([\w.]+)"', page)} <= names
+        for name in names:
+            response = await client.get(f"/webui/{name}")
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith(types.get(name.split(".")[-1], "text/plain"))
+            assert response.headers["x-content-type-options"] == "nosniff"
+            assert response.headers["content-security-policy"] == files.CONTENT_SECURITY_POLICY  # of workers
+        assert (await client.get("/webui/none.js")).text == "api"
+        assert (await client.get("/webui/")).text == "api"
 
 
 async def test_unchanged_page_is_not_sent_again() -> None:
@@ -88,6 +115,12 @@ async def test_page_allows_only_get_and_head() -> None:
         assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
         assert response.json()["error"]["type"] == "method_not_allowed_error"
         assert (await client.post("/completion")).text == "api"
+
+
+async def test_operations_at_the_path_of_the_page_are_answered() -> None:
+    async with opened() as client:
+        assert (await client.patch("/")).text == "api"
+        assert (await client.patch("/completion.js")).status_code == 405
 
 
 @pytest.mark.inventory("P-01", "P-02")
