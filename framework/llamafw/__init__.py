@@ -3,7 +3,7 @@
 Plugins may use everything that can be imported from here. Nothing else is public.
 """
 
-from llamafw import graph
+from llamafw import checkpoints, graph
 from llamafw.cli.open_context import open_context
 from llamafw.code_cache import code_root, compile_c_function, use_folder
 from llamafw.errors import (
@@ -24,6 +24,7 @@ from llamafw.errors import (
 )
 from llamafw.hookspecs import API_VERSION, hookimpl
 from llamafw.interfaces import (
+    AdaptingBackend,
     Architecture,
     Backend,
     BackendContext,
@@ -32,10 +33,19 @@ from llamafw.interfaces import (
     ChatContext,
     ChatFormat,
     ChatFormatFactory,
+    Drafter,
+    DrafterContext,
+    DrafterFactory,
+    DraftModel,
+    DraftRequest,
+    EvaluatedTokens,
     Grammar,
     GrammarCompiler,
     GrammarContext,
     GrammarFactory,
+    HiddenBackend,
+    HiddenDrafter,
+    HoldingBackend,
     Operator,
     Quant,
     Quantizer,
@@ -49,6 +59,7 @@ from llamafw.interfaces import (
     ToolContext,
     ToolParser,
     ToolParserPlugin,
+    WithHidden,
 )
 from llamafw.sampling.largest import largest_indices
 from llamafw.sampling.reasoning import visible_tokens
@@ -58,10 +69,22 @@ from llamafw.server.json_lines import json_lines
 from llamafw.server.request_id import request_id
 from llamafw.server.responses import JSONResponse
 from llamafw.server.sse import ServerSentEvent, event_stream
-from llamafw.serving import App, Authenticator, Call, Credentials, Endpoint, Engine, ErrorFormat, LoadedModel
+from llamafw.serving import (
+    AdapterControl,
+    App,
+    Authenticator,
+    Call,
+    Credentials,
+    Endpoint,
+    Engine,
+    ErrorFormat,
+    LoadedModel,
+)
 from llamafw.settings import Settings
 from llamafw.snapshots import Snapshots
 from llamafw.types import (
+    AdapterKind,
+    AdapterStatus,
     AnswerDelta,
     BackendOptions,
     Batch,
@@ -71,6 +94,7 @@ from llamafw.types import (
     Candidates,
     ChatCapabilities,
     Delta,
+    DiskCacheStats,
     Embedding,
     EmbedRequest,
     EngineStats,
@@ -85,10 +109,12 @@ from llamafw.types import (
     Model,
     PluginInfo,
     Pooling,
+    PriorityStats,
     Problem,
     PromptProgress,
     Reasoning,
     ReasoningTags,
+    Sender,
     SlotStatus,
     StopType,
     SystemPrompt,
@@ -104,6 +130,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "AdapterControl",
+    "AdapterKind",
+    "AdapterStatus",
+    "AdaptingBackend",
     "AnswerDelta",
     "API_VERSION",
     "App",
@@ -124,6 +154,7 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "checkpoints",
     "code_root",
     "compile_c_function",
     "compile_sampler_kernel",
@@ -131,13 +162,20 @@ __all__ = [
     "Credentials",
     "DeadlineExceeded",
     "Delta",
+    "DiskCacheStats",
     "DownloadError",
+    "Drafter",
+    "DrafterContext",
+    "DrafterFactory",
+    "DraftModel",
+    "DraftRequest",
     "Embedding",
     "EmbedRequest",
     "Endpoint",
     "Engine",
     "EngineStats",
     "ErrorFormat",
+    "EvaluatedTokens",
     "event_stream",
     "Finish",
     "Floats",
@@ -152,6 +190,9 @@ __all__ = [
     "GrammarFactory",
     "GrammarSource",
     "graph",
+    "HiddenBackend",
+    "HiddenDrafter",
+    "HoldingBackend",
     "hookimpl",
     "Ints",
     "json_lines",
@@ -168,6 +209,7 @@ __all__ = [
     "PluginError",
     "PluginInfo",
     "Pooling",
+    "PriorityStats",
     "Problem",
     "PromptProgress",
     "Quant",
@@ -183,6 +225,7 @@ __all__ = [
     "SamplerKernel",
     "SamplerKernelFunction",
     "SamplerPlugin",
+    "Sender",
     "ServerSentEvent",
     "Settings",
     "SettingsError",
@@ -207,4 +250,5 @@ __all__ = [
     "use_folder",
     "User",
     "visible_tokens",
+    "WithHidden",
 ]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llamafw.options import option, parse_on_off_auto
-from llamafw.sampling_settings import SamplingSettings
+from llamafw.speculation_settings import SpeculationSettings
 
 CHAT = "chats"
 
@@ -29,7 +29,7 @@ def parse_json_object(text: str) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatSettings(SamplingSettings):
+class ChatSettings(SpeculationSettings):
     """The settings of one server's chats, fixed at start-up."""
 
     # fmt: off

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.errors import SettingsError
+from llamafw.types import PRIORITIES
 
 BOOLEANS: dict[str, bool] = {
     "1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False,
@@ -47,6 +48,7 @@ class Option:
     request_field: str | None = None  # the request field whose default this option sets
     off_flags: tuple[str, ...] = ()  # flags that set a bool to False; the last one on the command line wins
     off_env: str | None = None  # environment variable that sets a bool to False
+    joint: str = ""  # on the command line, the value may also be two words, which this character joins
     bare_value: str | None = None  # value of the flag if it is given without one; None: it needs a value
     parse: Callable[[str], Any] | None = None  # converts a valid str to the final value, or raises ValueError
 
@@ -197,11 +199,35 @@ def parse_gpu_layers(text: str) -> int | None:
     return int(text)
 
 
+def parse_layers(text: str) -> tuple[int, int]:
+    """Return the first and the last layer of a range, ``5-12``."""
+    match = re.fullmatch(r"(\d{1,6})-(\d{1,6})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ValueError("is not a range of layers such as 5-12")
+    return int(match[1]), int(match[2])
+
+
+def parse_queue_limit(text: str) -> tuple[int, int]:
+    """Return the priority and the number of requests in a limit, ``1=100``."""
+    match = re.fullmatch(r"(-?\d{1,2})=(\d{1,7})", text)
+    if match is None or int(match[1]) not in PRIORITIES:
+        allowed = f"from {PRIORITIES.start} to {PRIORITIES.stop - 1}"
+        raise ValueError(f"is not a priority ({allowed}) and a number of requests such as 1=100")
+    return int(match[1]), int(match[2])
+
+
 def parse_slots(number: int) -> int | None:
     """Return a number of slots: None for -1."""
     if number == 0:
         raise ValueError("is not a number of slots; -1 stands for the default")
     return None if number < 0 else number
+
+
+def parse_slowdown(number: float) -> float | None:
+    """Return a factor of more than 1: None for 0."""
+    if 0 < number <= 1:
+        raise ValueError("is not more than 1; 0 stands for no limit")
+    return number or None
 
 
 def parse_yarn_factor(number: float) -> float | None:
@@ -216,6 +242,13 @@ def parse_on_off_auto(text: str) -> bool | None:
     if text.lower() not in BOOLEANS | {"auto": None}:
         raise ValueError("is not one of on, off, auto")
     return BOOLEANS.get(text.lower())
+
+
+def parse_on_off(text: str) -> bool:
+    """Return True for on and False for off."""
+    if text.lower() not in BOOLEANS:
+        raise ValueError("is not one of on, off")
+    return BOOLEANS[text.lower()]
 
 
 def parse_path_prefix(text: str) -> str:

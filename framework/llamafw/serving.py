@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from llamafw.graph import Graph
 from llamafw.interfaces import ChatFormat, SamplerPlugin, Tokenizer, ToolParserPlugin
 from llamafw.types import (
+    AdapterKind,
+    AdapterStatus,
     ChatCapabilities,
     Delta,
     Embedding,
@@ -101,6 +103,70 @@ class Engine(Protocol):
         """
 
 
+class AdapterControl(Protocol):
+    """Changes the adapters of an engine.
+
+    An engine that can have adapters provides it as the attribute ``adapters``.
+    """
+
+    def status(self, kind: AdapterKind) -> Sequence[AdapterStatus]:
+        """Return the adapters that are loaded, in the order of their ids.
+
+        Parameters
+        ----------
+        kind : {"lora", "control_vectors"}
+            Which adapters.
+        """
+
+    def set_scales(self, chosen: Sequence[tuple[int, float]], kind: AdapterKind) -> None:
+        """Set the scales for requests that do not choose any.
+
+        Parameters
+        ----------
+        chosen : sequence of (int, float)
+            Ids and scales; adapters that are not among them get 0.
+        kind : {"lora", "control_vectors"}
+            Which adapters.
+
+        Raises
+        ------
+        RequestError
+            There is no adapter with one of the ids; nothing has changed.
+        """
+
+    async def load(self, path: Path, scale: float) -> AdapterStatus:
+        """Load a LoRA adapter.
+
+        Parameters
+        ----------
+        path : Path
+            A GGUF file, or a folder of PEFT.
+        scale : float
+            The scale for requests that do not choose one.
+
+        Raises
+        ------
+        RequestError
+            The file cannot be read, or does not fit the model.
+        """
+
+    async def unload(self, id: int) -> None:
+        """Unload a LoRA adapter.
+
+        Parameters
+        ----------
+        id : int
+            Its id, which is not used again.
+
+        Raises
+        ------
+        RequestError
+            There is no such adapter.
+        Unavailable
+            A request uses it.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model that is ready to answer requests."""
@@ -115,6 +181,14 @@ class LoadedModel:
     grammar: GrammarSource | None = None  # grammar of requests that do not set one
     system_prompt: SystemPrompt = SystemPrompt()  # text before every prompt
     chat_capabilities: ChatCapabilities = ChatCapabilities()  # what `chat` can do
+    embedder: LoadedModel | None = None  # the model of --embedding-model
+    reranker: LoadedModel | None = None  # the model of --reranking-model
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # defaults of request fields that the file recommends
+
+    @property
+    def all(self) -> tuple[LoadedModel, ...]:
+        """This model, and the other models that the server has beside it."""
+        return (self, *(model for model in (self.embedder, self.reranker) if model is not None))
 
     def whole_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """Return the tokens to evaluate: the system prompt, if there is one, and the request's own prompt.

@@ -22,18 +22,23 @@ from llamafw.options import (
     parse_cpu_mask,
     parse_cpu_range,
     parse_gpu_layers,
+    parse_layers,
+    parse_on_off,
     parse_on_off_auto,
     parse_path_prefix,
     parse_proportions,
+    parse_queue_limit,
     parse_slots,
+    parse_slowdown,
     parse_yarn_factor,
 )
 from llamafw.sampling_settings import SAMPLING
+from llamafw.speculation_settings import SPECULATION
 from llamafw.types.backend_options import CacheType
 
 COMMON, MODEL, CPU, GPU, CONTEXT = "common", "model", "CPU", "GPU", "context and batching"
 SERVER, PLUGINS, LOG = "server", "plugins", "logging"
-GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, CHAT, SAMPLING, SERVER, PLUGINS, LOG)
+GROUPS = (COMMON, MODEL, CPU, GPU, CONTEXT, CHAT, SAMPLING, SPECULATION, SERVER, PLUGINS, LOG)
 
 _LOG_LEVELS = (logging.CRITICAL + 1, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 """The lowest level that is logged, for each value of ``--verbosity``."""
@@ -83,6 +88,20 @@ class Settings(ChatSettings):
         help="override metadata keys of the model, separated by commas; TYPE is int, float, bool or str; may be repeated")
     requantize: str | None = option(None, "--requantize", group=MODEL, type=str, env="LLAMA_ARG_REQUANTIZE", metavar="TYPE",
         help="round the matrices of the model to this tensor type while loading, such as q4_k or q8_0, for less memory and more speed (docs/models.md); the file stays as it is (default: no type is rounded to another)")
+    lora: tuple[str, ...] = option((), "--lora", group=MODEL, type=str, metavar="FILES", repeat=True, split=True,
+        help="LoRA adapters, separated by commas: GGUF files or folders of PEFT (docs/adapters.md); may be repeated")
+    lora_folder: str | None = option(None, "--lora-folder", group=MODEL, type=str, env="LLAMAFW_LORA_FOLDER", metavar="FOLDER",
+        help="folder of the adapters that POST /lora-adapters/load may load, which also needs --props (default: no adapters can be loaded)")
+    lora_scaled: tuple[str, ...] = option((), "--lora-scaled", group=MODEL, type=str, metavar="FILE:SCALE", repeat=True, split=True, joint=":",
+        help="like --lora, each with the scale that requests get unless they choose one; their ids follow those of --lora")
+    lora_init_without_apply: bool = option(False, "--lora-init-without-apply", group=MODEL, type=bool,
+        help="load the adapters with scale 0: only requests that choose a scale use them, until POST /lora-adapters sets other scales")
+    control_vector: tuple[str, ...] = option((), "--control-vector", group=MODEL, type=str, metavar="FILES", repeat=True, split=True,
+        help="control vectors, separated by commas: GGUF files, such as those of `llamafw cvector`; may be repeated")
+    control_vector_scaled: tuple[str, ...] = option((), "--control-vector-scaled", group=MODEL, type=str, metavar="FILE:SCALE", repeat=True, split=True, joint=":",
+        help="like --control-vector, each multiplied by a scale")
+    control_vector_layer_range: tuple[int, int] | None = option(None, "--control-vector-layer-range", group=MODEL, type=str, metavar="FIRST-LAST", joint="-", parse=parse_layers,
+        help="layers after which control vectors are added (default: all that they have directions for)")
     check_tensors: bool = option(False, "--check-tensors", group=MODEL, type=bool,
         help="check all weights while loading, and refuse a model with NaN or infinite values")
     warmup: bool = option(True, "--warmup", group=MODEL, type=bool, env="LLAMA_ARG_WARMUP", off_flags=("--no-warmup",), off_env="LLAMA_ARG_NO_WARMUP",
@@ -168,6 +187,10 @@ class Settings(ChatSettings):
         help="keep all positions in layers with a sliding window, too: more memory, but no snapshots are needed to reuse earlier parts of a prompt")
     ctx_checkpoints: int = option(8, "-ctxcp", "--ctx-checkpoints", "--swa-checkpoints", group=CONTEXT, type=int, env="LLAMA_ARG_CTX_CHECKPOINTS", metavar="N", low=1, high=2**16,
         help="maximum number of snapshots of each slot's state, for models with a recurrent state or sliding windows; fewer if all slots together would need more than an eighth of the memory")
+    grp_attn_n: int = option(1, "-gan", "--grp-attn-n", group=CONTEXT, type=int, env="LLAMA_ARG_GRP_ATTN_N", metavar="N", low=1, high=2**20,
+        help="self-extend: tokens that share a position once their window is full, so that a model reads texts up to N times as long as those of its training; 1: off")
+    grp_attn_w: int = option(512, "-gaw", "--grp-attn-w", group=CONTEXT, type=int, env="LLAMA_ARG_GRP_ATTN_W", metavar="N", low=1, high=2**31 - 1,
+        help="self-extend: tokens in a window, a multiple of --grp-attn-n")
     context_shift: bool = option(True, "--context-shift", group=CONTEXT, type=bool, env="LLAMA_ARG_CONTEXT_SHIFT",
         off_flags=("--no-context-shift",), off_env="LLAMA_ARG_NO_CONTEXT_SHIFT",
         help="when the context of a slot is full, discard tokens after the first n_keep and continue")
@@ -175,8 +198,20 @@ class Settings(ChatSettings):
         help="number of prompt tokens to keep when the context is shifted; -1: all (default: 0)")
     slot_prompt_similarity: float = option(0.1, "-sps", "--slot-prompt-similarity", group=CONTEXT, type=float, metavar="X", low=0, high=1,
         help="fraction of a slot's cached tokens that a prompt must share to be assigned to that slot; 0: assign by last use only")
+    fit: bool = option(False, "-fit", "--fit", group=CONTEXT, type=str, env="LLAMA_ARG_FIT", metavar="on|off", parse=parse_on_off, bare_value="on",
+        help="on: lower the context of the slots, then their number, until the model fits into the memory that is free, unless -c or -np set them; without a value: on (default: off)")
+    fit_target: int = option(1024, "-fitt", "--fit-target", group=CONTEXT, type=int, env="LLAMA_ARG_FIT_TARGET", metavar="MIB", low=0, high=2**30,
+        help="memory in MiB that --fit leaves free")
+    fit_ctx: int = option(4096, "-fitc", "--fit-ctx", group=CONTEXT, type=int, env="LLAMA_ARG_FIT_CTX", metavar="N", low=1, high=2**31 - 1,
+        help="smallest context of a slot that --fit chooses, in tokens")
+    cache_reuse: int = option(0, "--cache-reuse", group=CONTEXT, type=int, env="LLAMA_ARG_CACHE_REUSE", metavar="N", low=0, high=2**31 - 1, request_field="n_cache_reuse",
+        help="minimum length in tokens of parts of a cached prompt that are moved to other positions and reused, after something before them was removed; the answer may differ from that of a fresh evaluation; 0: none")
     cache_ram: int = option(8192, "-cram", "--cache-ram", group=CONTEXT, type=int, env="LLAMA_ARG_CACHE_RAM", metavar="MIB", low=-1, high=2**30,
         help="maximum size of the prompt cache in MiB, and at most a quarter of the memory; the cache keeps prompts after their slot has been reused; 0: no prompt cache, -1: no limit")
+    cache_disk: str | None = option(None, "--cache-disk", group=CONTEXT, type=str, env="LLAMAFW_CACHE_DISK", metavar="FOLDER",
+        help="folder for prompts that leave the prompt cache, and for all of them when the server stops; a server with the same model finds them again; several servers can share it (default: none)")
+    cache_disk_mib: int = option(8192, "--cache-disk-mib", group=CONTEXT, type=int, env="LLAMAFW_CACHE_DISK_MIB", metavar="MIB", low=1, high=2**40,
+        help="maximum size of all files in --cache-disk in MiB; the least recently used are deleted")
     prompt: str | None = option(None, "-p", "--prompt", group=CONTEXT, type=str, metavar="TEXT",
         help="text to evaluate into the cache at start-up, for requests whose prompts begin with it")
     file: str | None = option(None, "-f", "--file", group=CONTEXT, type=str, metavar="FILE",
@@ -190,7 +225,7 @@ class Settings(ChatSettings):
 
     # --- server
     api_key_file: str | None = option(None, "--api-key-file", group=SERVER, type=str, env="LLAMA_ARG_API_KEY_FILE", metavar="FILE",
-        help="file with API keys, one per line, in addition to --api-key; lines that begin with # are comments")
+        help="file with API keys, one per line, in addition to --api-key; lines that begin with # are comments, and priority=N after a key is the default and the smallest priority of its requests")
     api_prefix: str = option("", "--api-prefix", group=SERVER, type=str, env="LLAMA_ARG_API_PREFIX", metavar="PATH", parse=parse_path_prefix,
         help="path below which everything is served, such as /llm (default: none)")
     reuse_port: bool = option(False, "--reuse-port", group=SERVER, type=bool, env="LLAMA_ARG_REUSE_PORT",
@@ -208,6 +243,12 @@ class Settings(ChatSettings):
         help="allowed CORS origins, separated by commas; *: all, localhost: loopback addresses with any port; may be repeated (default: loopback addresses, any port)")
     max_queue: int = option(1024, "--max-queue", group=SERVER, type=int, env="LLAMAFW_MAX_QUEUE", metavar="N", low=0, high=2**20,
         help="maximum number of requests that wait for a slot; more are refused with status 429")
+    prompt_slowdown: float | None = option(2.0, "--prompt-slowdown", group=SERVER, type=float, env="LLAMAFW_PROMPT_SLOWDOWN", metavar="X", low=0, high=2**31, parse=parse_slowdown,
+        help="while prompts are evaluated, a token of a running response takes at most X times as long; X is more than 1, or 0 for no limit")
+    max_queue_priority: tuple[tuple[int, int], ...] = option((), "--max-queue-priority", group=SERVER, type=str, env="LLAMAFW_MAX_QUEUE_PRIORITY", metavar="P=N", repeat=True, split=True, parse=parse_queue_limit,
+        help="maximum number of waiting requests with the priority P or a greater number, such as 1=100; several are separated by commas")
+    priority_aging: float = option(10.0, "--priority-aging", group=SERVER, type=float, env="LLAMAFW_PRIORITY_AGING", metavar="S", low=0.001, high=2**31,
+        help="seconds after which waiting requests of a priority, if none of them has got a slot, count as if the priority were smaller by 1")
     timeout: float = option(600.0, "-to", "--timeout", group=SERVER, type=float, env="LLAMA_ARG_TIMEOUT", metavar="S", low=0.001, high=2**31,
         help="timeout in seconds for each of these: a request waits for a slot, a client sends a body, a client reads a response")
     sse_ping_interval: int = option(30, "--sse-ping-interval", group=SERVER, type=int, env="LLAMA_ARG_SSE_PING_INTERVAL", metavar="S", low=-1, high=2**31 - 1,
@@ -218,6 +259,8 @@ class Settings(ChatSettings):
         help="maximum size of a request body in MiB")
     timeout_graceful_shutdown: float = option(10.0, "--timeout-graceful-shutdown", group=SERVER, type=float, metavar="S", low=0, high=3600,
         help="seconds that running requests have to finish after SIGTERM")
+    sleep_idle_seconds: int = option(-1, "--sleep-idle-seconds", group=SERVER, type=int, env="LLAMAFW_SLEEP_IDLE_SECONDS", metavar="S", low=-1, high=2**31 - 1,
+        help="seconds without requests after which the model and its draft model leave the memory; the next request loads them again; -1: never")
     strict_fields: bool = option(False, "--strict-fields", group=SERVER, type=bool, env="LLAMAFW_STRICT_FIELDS",
         help="refuse requests with unknown fields, instead of listing these in the header X-Llamafw-Ignored-Fields")
     validate_responses: bool = option(False, "--validate-responses", group=SERVER, type=bool, env="LLAMAFW_VALIDATE_RESPONSES",
@@ -238,6 +281,19 @@ class Settings(ChatSettings):
         help="enable POST /rerank, for models with a rank head; also enabled by --embedding --pooling rank")
     pooling: str | None = option(None, "--pooling", group=SERVER, type=str, env="LLAMA_ARG_POOLING", metavar="TYPE", choices=("none", "mean", "cls", "last", "rank"),
         help="pooling type of embeddings (default: from the model, else last)")
+
+    embedding_model: str | None = option(None, "--embedding-model", group=SERVER, type=str, env="LLAMAFW_EMBEDDING_MODEL", metavar="FILE",
+        help="second model, for embeddings: a file or a name from the catalogue; the other requests go to the first model (default: one model for all)")
+    reranking_model: str | None = option(None, "--reranking-model", group=SERVER, type=str, env="LLAMAFW_RERANKING_MODEL", metavar="FILE",
+        help="another model, for reranking: a file or a name from the catalogue; implies --reranking (default: the model of --embedding-model if it has a rank head, else the first model)")
+    embedding_ctx_size: int = option(0, "--embedding-ctx-size", group=SERVER, type=int, env="LLAMAFW_EMBEDDING_CTX_SIZE", metavar="N", low=0, high=2**31 - 1,
+        help="like --ctx-size, for --embedding-model and --reranking-model (default: 0, the context that each was trained with)")
+    embd_prefix: str | None = option(None, "--embd-prefix", group=SERVER, type=str, env="LLAMAFW_EMBD_PREFIX", metavar="TEXT",
+        help="text to put before each text to embed, unless the request says that it is a query, such as 'passage: ' (default: none; for documents that the request names so, the one in the model)")
+    embd_prefix_query: str | None = option(None, "--embd-prefix-query", group=SERVER, type=str, env="LLAMAFW_EMBD_PREFIX_QUERY", metavar="TEXT",
+        help="text to put before each text to embed that the request says is a query, such as 'query: ' (default: the one in the model, if it has one)")
+    embd_dimensions: tuple[int, ...] = option((), "--embd-dimensions", group=SERVER, type=int, env="LLAMAFW_EMBD_DIMENSIONS", metavar="N,N,…", repeat=True, split=True, low=1, high=2**20,
+        help="numbers of dimensions to which requests may shorten embeddings, for models that were trained so (default: those that the model names)")
 
     # --- plugins
     plugin: tuple[str, ...] = option((), "--plugin", group=PLUGINS, type=str, env="LLAMAFW_PLUGINS", metavar="NAME|MODULE|FILE.py", repeat=True,

@@ -26,6 +26,7 @@ class Snapshots(Generic[State]):
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._held: tuple[int, State] | None = None
         self._states: dict[int, State] = {}
         self._positions: list[int] = []  # ascending
 
@@ -54,15 +55,28 @@ class Snapshots(Generic[State]):
         while len(self._positions) > max(self.limit, 1):
             self._remove(self._least_useful(position))
 
+    def hold(self, position: int, state: State) -> None:
+        """Keep the ``state`` of the slot at ``position`` until the next call.
+
+        It is no snapshot: only `last` finds it.
+        """
+        self._held = (position, state)
+
     def last(self, n: int) -> tuple[int, State] | None:
-        """Return the position and the state of the last snapshot of at most ``n`` positions; None if there is none."""
+        """Return the position and the state of the last snapshot of at most ``n`` positions; None if there is none.
+
+        The state that is held counts, too.
+        """
         i = bisect_right(self._positions, n)
-        if i == 0:
-            return None
-        return self._positions[i - 1], self._states[self._positions[i - 1]]
+        position = self._positions[i - 1] if i else -1
+        if self._held is not None and position < self._held[0] <= n:
+            return self._held
+        return (position, self._states[position]) if i else None
 
     def cut(self, n: int) -> None:
-        """Remove the snapshots of more than ``n`` positions."""
+        """Remove the snapshots of more than ``n`` positions, and the state that is held if it has more."""
+        if self._held is not None and self._held[0] > n:
+            self._held = None
         while self._positions and self._positions[-1] > n:
             self._remove(self._positions[-1])
 

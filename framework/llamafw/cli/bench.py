@@ -125,7 +125,7 @@ def _make_parser() -> CommandParser:
 
 
 def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> list[Result]:
-    from llamafw.engine.components import build_graph, choose_backend, make_backend
+    from llamafw.engine.components import build_graph, choose_backend, make_backend, make_context
     from llamafw.engine.load import open_model
     from llamafw.models.requantize import requantize
 
@@ -137,7 +137,7 @@ def _measure(path: Path, base: Settings, plugins: Plugins, args: Namespace) -> l
     for threads in args.threads:
         settings = replace(base, threads=threads, threads_batch=threads, parallel=n_slots, ctx_size=n_slots * n_ctx)
         name = choose_backend(model, settings, plugins)
-        backend = make_backend(name, model, graph, settings, plugins, lambda line: None)
+        backend = make_backend(name, make_context(model, graph, settings, plugins, lambda line: None), plugins)
         try:
             facts = backend.describe()
             weights_gb = float(facts.get("weight_bytes", model.n_bytes)) / 1e9

@@ -28,7 +28,7 @@ the defaults.
 | 130 | interrupted with Ctrl-C, except for `llamafw serve` |
 
 The error is one line on stderr. `llamafw plugins`, `plugin check`, `contract-test` and `spec --diff` also return 1 if
-they find something wrong.
+they find something wrong, and [`llamafw run`](terminal.md#one-answer-and-pipes) if the request fails.
 
 ## Environment variables
 
@@ -51,7 +51,8 @@ api-key = ["one", "two"]
 
 Relative paths start at the working directory, as on the command line. A flag or variable replaces the value in the
 file, arrays included. Some settings are alternatives, such as `samplers` and `sampling-seq`: a flag or variable for one
-of them replaces the other in the file, too. `llamafw bench`, `plugins`, `pull` and `spec` also read the file.
+of them replaces the other in the file, too. `llamafw bench`, `chat`, `plugins`, `pull`, `run` and `spec` also
+read the file.
 
 Flags of plugins are keys as well. Plugins can also have [options](plugins/settings.md), in a table for each plugin; in
 such a file, the key for `--plugin` is `plugins`:

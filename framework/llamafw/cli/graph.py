@@ -71,7 +71,7 @@ def _step_text(model: Model, graph: Graph, settings: Settings, plugins: Plugins)
     describe = getattr(plugins.registry("backend")[name], "describe_step", None)
     if describe is None:
         raise SettingsError(f"--step: the backend {name!r} does not describe its steps")
-    options = backend_options(settings, graph.n_ctx_train)
+    options = backend_options(settings, graph.n_ctx_train, is_encoder=not graph.causal)
     quants, operators = plugins.registry("quant"), plugins.registry("operator")
     model = requantize(model, graph, settings, quants, partial(print, file=sys.stderr))
     text: str = describe(BackendContext(model, graph, options, quants, operators=operators))

@@ -16,13 +16,26 @@ Command = Callable[[list[str]], int]
 
 COMMANDS = {
     "serve": "serve a model over HTTP",
+    "chat": "chat with a model in the terminal",
+    "run": "print the answer to one prompt",
+    "ps": "list the running servers",
+    "stop": "stop running servers",
     "pull": "download a model; list and remove downloaded models",
+    "models": "list, show and remove downloaded models",
+    "fit": "print how much memory a model needs",
     "bench": "measure how fast a model runs",
+    "inspect": "print what a model file has, and what runs it",
+    "convert": "write a checkpoint of Hugging Face as a GGUF file",
+    "quantize": "write a model with rounded tensors",
+    "imatrix": "measure which weights of a model matter, for better rounding",
+    "cvector": "make a control vector from pairs of prompts",
+    "perplexity": "measure how well a model predicts a text",
     "plugins": "list the plugins and what they register",
     "plugin": "create or check a plugin",
     "graph": "print the operators of a model",
     "spec": "print the API document; compare it with an older one",
     "contract-test": "test a server against its API document",
+    "completion": "print a script that completes commands and flags in a shell",
     "version": "print the version",
 }
 """The commands of llamafw itself → help. The module of each has ``run(argv: list[str]) -> int``."""
@@ -61,14 +74,15 @@ def find_command(name: str) -> Command:
         run: Command = import_module(MODULES.get(name, f"llamafw.cli.{name}")).run
         return run
 
-    from_plugins = _plugin_commands()
+    from_plugins = plugin_commands()
     if name in from_plugins:
         return from_plugins[name]
     hint = did_you_mean(name, [*COMMANDS, *from_plugins]) or "; `llamafw --help` lists the commands"
     raise SettingsError(f"unknown command {name!r}{hint}")
 
 
-def _plugin_commands() -> dict[str, Command]:
+def plugin_commands() -> dict[str, Command]:
+    """Return the commands of plugins by name; PluginError if one has the name of a command of llamafw itself."""
     from llamafw.plugins import Plugins
 
     registry = Plugins(tolerant=True).registry("command")
@@ -79,7 +93,7 @@ def _plugin_commands() -> dict[str, Command]:
 
 
 def _help_text() -> str:
-    commands = {**COMMANDS, **dict.fromkeys(_plugin_commands(), "from a plugin")}
+    commands = {**COMMANDS, **dict.fromkeys(plugin_commands(), "from a plugin")}
     width = max(map(len, commands)) + 1
     lines = "\n".join(f"  {name:{width}} {text}" for name, text in commands.items())
     return (

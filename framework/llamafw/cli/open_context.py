@@ -42,5 +42,5 @@ def open_context(
     graph = build_graph(model, loaded)
     quants, operators = loaded.registry("quant"), loaded.registry("operator")
     model = requantize(model, graph, settings, quants, log)
-    options = backend_options(settings, graph.n_ctx_train)
+    options = backend_options(settings, graph.n_ctx_train, is_encoder=not graph.causal)
     return BackendContext(model, graph, options, quants, log, operators), make_tokenizer(model, loaded)

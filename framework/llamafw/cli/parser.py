@@ -15,6 +15,17 @@ from llamafw.near_names import nearest
 from llamafw.options import Option
 from llamafw.settings import Settings, options
 
+PARSER_ONLY = "--show-parser"
+"""An argument with which a command only makes its parser: `CommandParser.parse` then raises `ParserMade`."""
+
+
+class ParserMade(Exception):  # not an error
+    """A command has made its parser, which is the attribute ``parser``."""
+
+    def __init__(self, parser: CommandParser) -> None:
+        super().__init__(parser.prog)
+        self.parser = parser
+
 
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that raises `SettingsError` instead of exiting, and suggests a flag for a mistyped one.
@@ -52,17 +63,27 @@ class CommandParser(argparse.ArgumentParser):
         command = self.prog.removeprefix("llamafw").strip()
         raise SettingsError(f"{command}: {message}".removeprefix(": ").replace("argument -", "-"))
 
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return the parsed arguments; SettingsError if one is unknown."""
-        args, unknown = self.parse_known_args(argv)
+    def parse(self, argv: Sequence[str], *, intermixed: bool = False) -> argparse.Namespace:
+        """Return the parsed arguments; SettingsError if one is unknown.
+
+        Parameters
+        ----------
+        argv : sequence of str
+            The arguments.
+        intermixed : bool
+            Whether flags may stand between arguments that are not flags.
+        """
+        if PARSER_ONLY in argv:
+            raise ParserMade(self)
+        args, unknown = (self.parse_known_intermixed_args if intermixed else self.parse_known_args)(argv)
         if unknown:
             self._refuse(unknown[0])
         return args
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]  # argparse has overloads for other namespaces
         """Return the parsed arguments and a list of unknown ones; underscores in long flags count as hyphens."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([_with_hyphens(word) for word in words], namespace)
+        words = [_with_hyphens(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_known_args(_with_joint_values(words), namespace)
 
     def add_flags_of(self, parsers: Iterable[argparse.ArgumentParser]) -> None:
         """Add all arguments of other parsers, and keep the groups that they are in."""
@@ -153,6 +174,22 @@ def _help_text(name: str, opt: Option) -> str:
 
 def _off_help_text(opt: Option) -> str:
     return f"turn {opt.long_flag} off" + (f" [env: {opt.off_env}]" if opt.off_env else "")
+
+
+def _with_joint_values(words: list[str]) -> list[str]:
+    """Return ``--lora-scaled FILE 0.5`` as ``--lora-scaled FILE:0.5``, as llama-server reads both."""
+    joints = {flag: opt.joint for opt in options().values() if opt.joint for flag in opt.flags}
+    joined, i = [], 0
+    while i < len(words):
+        value = words[i : i + 3]
+        if len(value) == 3 and (joint := joints.get(value[0])) and re.fullmatch(r"-?[\d.]+(e-?\d+)?", value[2]):
+            value = [value[0], f"{value[1]}{joint}{value[2]}"]
+            i += 1
+        else:
+            value = value[:1]
+        i += len(value)
+        joined += value
+    return joined
 
 
 def _with_hyphens(word: str) -> str:

@@ -21,7 +21,9 @@ COMMAND_FLAGS = ("-h", "--help", "--usage", "--version", "-cl", "--cache-list", 
 """Flags of ``llamafw serve`` that are not settings."""
 
 
-def collect_plugin_flags(plugins: Plugins, config: str | None = None) -> list[argparse.ArgumentParser]:
+def collect_plugin_flags(
+    plugins: Plugins, config: str | None = None, *, also_taken: Sequence[str] = ()
+) -> list[argparse.ArgumentParser]:
     """Return one parser for each plugin that adds flags.
 
     Parameters
@@ -30,6 +32,8 @@ def collect_plugin_flags(plugins: Plugins, config: str | None = None) -> list[ar
         All plugins.
     config : str, optional
         Path of the configuration file, whose values become the defaults of these flags.
+    also_taken : sequence of str
+        Flags of the command that are not settings.
 
     Raises
     ------
@@ -39,7 +43,7 @@ def collect_plugin_flags(plugins: Plugins, config: str | None = None) -> list[ar
         The file has an unknown key, or a value that its flag does not accept; the message names the file and the key.
     """
     flag_owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off_flags)}
-    flag_owners |= dict.fromkeys(COMMAND_FLAGS, "llamafw")
+    flag_owners |= dict.fromkeys((*COMMAND_FLAGS, *also_taken), "llamafw")
     field_owners = dict.fromkeys(options(), "llamafw")
     parsers: list[argparse.ArgumentParser] = []
     for plugin in list(plugins.records):

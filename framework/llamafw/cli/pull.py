@@ -92,12 +92,12 @@ def _remove(names: list[str]) -> None:
     downloads = [download for name in names for download in find_downloads(name)]
     for download in dict.fromkeys(downloads):
         remove(download)
-        print(f"removed {download.name} ({_format_size(download.size)})")
+        print(f"removed {download.name} ({format_size(download.size)})")
 
 
 def _print_catalogue() -> None:
     for name, entry in CATALOGUE.items():
-        print(f"{name:20} {_format_size(entry.size):>9}  {entry.description}")
+        print(f"{name:20} {format_size(entry.size):>9}  {entry.description}")
 
 
 def downloads_table() -> str:
@@ -106,9 +106,7 @@ def downloads_table() -> str:
     if not downloads:
         return "no models have been downloaded; `llamafw pull` prints the catalogue"
     rows = [("NAME", "SIZE", "SOURCE", "PATH")]
-    rows += [
-        (download.name, _format_size(download.size), download.source, str(download.path)) for download in downloads
-    ]
+    rows += [(download.name, format_size(download.size), download.source, str(download.path)) for download in downloads]
     name_width, size_width, source_width = (max(len(row[column]) for row in rows) for column in range(3))
     return "\n".join(
         f"{name:{name_width}}  {size:>{size_width}}  {source:{source_width}}  {path}"
@@ -116,5 +114,6 @@ def downloads_table() -> str:
     )
 
 
-def _format_size(n_bytes: int) -> str:
+def format_size(n_bytes: int) -> str:
+    """Return a size in MB or GB."""
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"

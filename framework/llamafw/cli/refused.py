@@ -30,48 +30,59 @@ _ON = ("1", "true", "on", "yes")
 
 REFUSALS = (
     Refusal(
-        "-gan --grp-attn-n LLAMA_ARG_GRP_ATTN_N -gaw --grp-attn-w LLAMA_ARG_GRP_ATTN_W",
-        "self-extend is not supported; extend the context with --rope-scaling yarn and --rope-scale",
-    ),
-    Refusal(
         "-dt --defrag-thold LLAMA_ARG_DEFRAG_THOLD",
         "not supported: the KV cache consists of pages, and a slot always finds a free one, so nothing has to be moved",
         dict.fromkeys(("-dt", "--defrag-thold", "LLAMA_ARG_DEFRAG_THOLD"), ("-1",)),
     ),
     Refusal(
-        "--lora --lora-scaled --lora-init-without-apply",
-        f"LoRA adapters are {_LATER}; merge the adapter into the model",
-    ),
-    Refusal("--control-vector --control-vector-scaled --control-vector-layer-range", f"control vectors are {_LATER}"),
-    Refusal(
         "--rpc LLAMA_ARG_RPC",
         "not supported; write a backend plugin that calls the other machine (docs/plugins/backend.md)",
     ),
     Refusal(
-        "-md --model-draft --spec-draft-model LLAMA_ARG_MODEL_DRAFT LLAMA_ARG_SPEC_DRAFT_MODEL -hfd -hfrd"
-        " --hf-repo-draft --spec-draft-hf LLAMA_ARG_HFD_REPO LLAMA_ARG_SPEC_DRAFT_HF_REPO --spec-draft-type-k -ctkd"
-        " --cache-type-k-draft LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K --spec-draft-type-v -ctvd --cache-type-v-draft"
-        " LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V --spec-draft-threads -td --threads-draft --spec-draft-threads-batch -tbd"
-        " --threads-batch-draft --spec-draft-cpu-mask -Cd --cpu-mask-draft --spec-draft-cpu-range -Crd"
-        " --cpu-range-draft --spec-draft-cpu-strict --cpu-strict-draft --spec-draft-prio --prio-draft"
-        " --spec-draft-poll --poll-draft --spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft"
-        " --spec-draft-cpu-strict-batch --cpu-strict-batch-draft --spec-draft-prio-batch --prio-batch-draft"
-        " --spec-draft-poll-batch --poll-batch-draft --spec-draft-override-tensor -otd --override-tensor-draft"
-        " --spec-draft-cpu-moe -cmoed --cpu-moe-draft LLAMA_ARG_SPEC_DRAFT_CPU_MOE --spec-draft-n-cpu-moe"
-        " --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft LLAMA_ARG_SPEC_DRAFT_N_CPU_MOE --spec-draft-n-max"
-        " LLAMA_ARG_SPEC_DRAFT_N_MAX --spec-draft-n-min LLAMA_ARG_SPEC_DRAFT_N_MIN --spec-synth-len"
-        " LLAMA_ARG_SPEC_SYNTH_LEN --spec-synth-rates LLAMA_ARG_SPEC_SYNTH_RATES --spec-draft-p-split --draft-p-split"
-        " LLAMA_ARG_SPEC_DRAFT_P_SPLIT --spec-draft-p-min --draft-p-min LLAMA_ARG_SPEC_DRAFT_P_MIN"
-        " --spec-draft-backend-sampling --no-spec-draft-backend-sampling LLAMA_ARG_SPEC_DRAFT_BACKEND_SAMPLING"
-        " --spec-draft-device -devd --device-draft --spec-draft-ngl -ngld --gpu-layers-draft --n-gpu-layers-draft"
-        " LLAMA_ARG_N_GPU_LAYERS_DRAFT --spec-type LLAMA_ARG_SPEC_TYPE --spec-ngram-mod-n-min --spec-ngram-mod-n-max"
-        " --spec-ngram-mod-n-match --spec-ngram-simple-size-n --spec-ngram-simple-size-m --spec-ngram-simple-min-hits"
-        " --spec-ngram-map-k-size-n --spec-ngram-map-k-size-m --spec-ngram-map-k-min-hits --spec-ngram-map-k4v-size-n"
-        " --spec-ngram-map-k4v-size-m --spec-ngram-map-k4v-min-hits --draft --draft-n --draft-max LLAMA_ARG_DRAFT_MAX"
-        " --draft-min --draft-n-min LLAMA_ARG_DRAFT_MIN --spec-ngram-size-n --spec-ngram-size-m --spec-ngram-min-hits"
-        " -lcs --lookup-cache-static -lcd --lookup-cache-dynamic --spec-default",
-        f"speculative decoding is {_LATER}",
-        {"--spec-type": ("none",), "LLAMA_ARG_SPEC_TYPE": ("none",)},
+        "--spec-draft-cpu-mask -Cd --cpu-mask-draft --spec-draft-cpu-range -Crd --cpu-range-draft"
+        " --spec-draft-cpu-strict --cpu-strict-draft --spec-draft-prio --prio-draft --spec-draft-poll --poll-draft"
+        " --spec-draft-cpu-mask-batch -Cbd --cpu-mask-batch-draft --spec-draft-cpu-strict-batch"
+        " --cpu-strict-batch-draft --spec-draft-prio-batch --prio-batch-draft --spec-draft-poll-batch"
+        " --poll-batch-draft",
+        "not supported: the threads of the draft model have the processors, the priority and the polling of -C, -Cr,"
+        " --prio and --poll; only their number can be set, with -td and -tbd",
+    ),
+    Refusal(
+        "--spec-draft-override-tensor -otd --override-tensor-draft --spec-draft-cpu-moe -cmoed --cpu-moe-draft"
+        " LLAMA_ARG_SPEC_DRAFT_CPU_MOE --spec-draft-n-cpu-moe --spec-draft-ncmoe -ncmoed --n-cpu-moe-draft"
+        " LLAMA_ARG_SPEC_DRAFT_N_CPU_MOE",
+        f"dividing a draft model between GPU and CPU is {_LATER}",
+    ),
+    Refusal(
+        "--spec-draft-device -devd --device-draft",
+        "not supported: the draft model runs where the model runs",
+        dict.fromkeys(("--spec-draft-device", "-devd", "--device-draft"), ("none", "cpu", "CPU")),
+    ),
+    Refusal(
+        "--spec-draft-p-split --draft-p-split LLAMA_ARG_SPEC_DRAFT_P_SPLIT",
+        "not supported: drafts have no branches",
+    ),
+    Refusal(
+        "--spec-draft-backend-sampling --no-spec-draft-backend-sampling LLAMA_ARG_SPEC_DRAFT_BACKEND_SAMPLING",
+        "not supported: tokens are sampled on the CPU",
+        {"--no-spec-draft-backend-sampling": (_SWITCH,), "LLAMA_ARG_SPEC_DRAFT_BACKEND_SAMPLING": _OFF},
+    ),
+    Refusal(
+        "--spec-ngram-mod-n-min --spec-ngram-mod-n-max --spec-ngram-mod-n-match --spec-ngram-map-k4v-size-n"
+        " --spec-ngram-map-k4v-size-m --spec-ngram-map-k4v-min-hits --spec-default",
+        "the drafters ngram-mod and ngram-map-k4v are not supported; use --spec-type ngram-map-k",
+    ),
+    Refusal(
+        "--spec-ngram-size-n --spec-ngram-size-m --spec-ngram-min-hits",
+        "not supported any more, as in llama-server; use --spec-ngram-simple-size-n or --spec-ngram-map-k-size-n …",
+    ),
+    Refusal(
+        "-lcs --lookup-cache-static -lcd --lookup-cache-dynamic",
+        "files with n-grams are not supported; --spec-type ngram-map-k finds those of earlier responses",
+    ),
+    Refusal(
+        "--spec-synth-len LLAMA_ARG_SPEC_SYNTH_LEN --spec-synth-rates LLAMA_ARG_SPEC_SYNTH_RATES",
+        "not supported: drafts are never invented",
     ),
     Refusal(
         "-mm --mmproj LLAMA_ARG_MMPROJ -mmu --mmproj-url LLAMA_ARG_MMPROJ_URL --mmproj-auto --no-mmproj"
@@ -93,11 +104,6 @@ REFUSALS = (
         "-dev --device LLAMA_ARG_DEVICE",
         "not supported: the backend for the CPU has no devices to choose from",
         dict.fromkeys(("-dev", "--device"), ("none", "cpu", "CPU")) | {"LLAMA_ARG_DEVICE": ("none", "cpu")},
-    ),
-    Refusal(
-        "-fit --fit LLAMA_ARG_FIT -fitt --fit-target LLAMA_ARG_FIT_TARGET -fitc --fit-ctx LLAMA_ARG_FIT_CTX",
-        "not supported: the server changes no setting to fit into memory; start-up fails if the KV cache does not fit",
-        {"-fit": ("off",), "--fit": ("off",), "LLAMA_ARG_FIT": _OFF},
     ),
     Refusal(
         "--repack -nr --no-repack LLAMA_ARG_REPACK",
@@ -137,18 +143,8 @@ REFUSALS = (
         {"--cache-idle-slots": (_SWITCH,), "LLAMA_ARG_CACHE_IDLE_SLOTS": _ON},
     ),
     Refusal(
-        "--cache-reuse LLAMA_ARG_CACHE_REUSE",
-        f"reusing parts of a cached prompt after a difference is {_LATER}",
-        {"--cache-reuse": ("0",), "LLAMA_ARG_CACHE_REUSE": ("0",)},
-    ),
-    Refusal(
         "-cms --checkpoint-min-step LLAMA_ARG_CHECKPOINT_MIN_SPACING_NT",
         "not supported: the server decides where it takes snapshots; --ctx-checkpoints limits their number",
-    ),
-    Refusal(
-        "--sleep-idle-seconds",
-        f"unloading the model of an idle server is {_LATER}",
-        {"--sleep-idle-seconds": ("-1",)},
     ),
     Refusal(
         "--tools LLAMA_ARG_TOOLS --tools-runtime LLAMA_ARG_TOOLS_RUNTIME --mcp-servers-config"

@@ -19,6 +19,7 @@ from llamafw.cli.version import devices_table, version_line
 from llamafw.errors import SettingsError
 from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
+from llamafw.serving import LoadedModel
 from llamafw.settings import Settings
 
 SWITCH_INTERVAL = 0.0002
@@ -42,17 +43,44 @@ def run(argv: list[str]) -> int:
     if not settings.jinja:
         log.warning("--no-jinja has no effect: chat templates are always rendered with Jinja")
 
+    from llamafw.server.run import serve  # a slow import, which --help does not need
+
+    load = prepare_model(settings, plugins, log.info)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    return serve(settings, plugins, load)
+
+
+def prepare_model(settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> Callable[[], LoadedModel]:
+    """Find or download the model, check what can be checked before it is loaded, and return a function that loads it.
+
+    Parameters
+    ----------
+    settings : Settings
+        All settings.
+    plugins : Plugins
+        All plugins.
+    log : callable
+        Called with lines about the progress of loading.
+
+    Raises
+    ------
+    SettingsError
+        A setting is wrong, or does not fit the model.
+    ModelError, DownloadError
+        The model cannot be found, downloaded or read.
+    """
     from llamafw.engine.load import load_model  # slow imports, which --help does not need
+    from llamafw.engine.side_models import find_side_models, load_models
     from llamafw.engine.start_checks import check_names, open_and_check
     from llamafw.engine.startup_inputs import read_startup_inputs
-    from llamafw.server.run import serve
 
     check_names(settings, plugins)
     inputs = read_startup_inputs(settings)
     path = find_model(settings)
     model = open_and_check(path, settings, plugins)
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    return serve(settings, plugins, partial(load_model, path, settings, plugins, log.info, inputs, model))
+    others = find_side_models(settings, plugins)
+    load_first = partial(load_model, path, settings, plugins, log, inputs, model)
+    return partial(load_models, load_first, others, plugins, log)
 
 
 def parse_command_line(argv: list[str]) -> tuple[Settings, Plugins, list[str]]:

@@ -9,19 +9,26 @@ from llamafw.types import BackendOptions, GpuOptions, ThreadOptions
 DEFAULT_SLOTS = 4  # as in llama-server: a user's chat and the request for its title need not wait for each other
 
 
-def backend_options(settings: Settings, n_ctx_train: int) -> BackendOptions:
+ENCODER_SLOTS = 64
+"""Texts that an encoder can compute in one batch; its slots keep nothing, so they need no memory."""
+
+
+def backend_options(settings: Settings, n_ctx_train: int, *, is_encoder: bool = False) -> BackendOptions:
     """Return the backend's options for a model that was trained on ``n_ctx_train`` positions.
 
-    ``-c`` is the number of positions of all slots together, as in llama-server. Without ``-c`` and ``-np`` each slot
-    gets the model's whole context; backends only use memory for positions that are filled.
+    ``-c`` is the number of positions of all slots together, as in llama-server; for encoders it is that of each text.
+    Without ``-c`` and ``-np`` each slot gets the model's whole context; backends only use memory for positions that are
+    filled.
 
     Raises
     ------
     SettingsError
         ``-c`` is too small for the number of slots.
     """
-    n_slots = settings.parallel or DEFAULT_SLOTS
-    n_ctx = (settings.ctx_size or n_ctx_train) // n_slots if settings.ctx_size or settings.parallel else n_ctx_train
+    n_slots = settings.parallel or (ENCODER_SLOTS if is_encoder else DEFAULT_SLOTS)
+    n_ctx = settings.ctx_size or n_ctx_train
+    if not is_encoder:
+        n_ctx = (settings.ctx_size or n_ctx_train) // n_slots if settings.ctx_size or settings.parallel else n_ctx_train
     if n_ctx < 1:
         raise SettingsError(f"-c {settings.ctx_size} is too small for {n_slots} slots (-np)")
     threads = ThreadOptions(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.call_probe import render_call
 from llamafw.engine.memory_check import limit_snapshots
 from llamafw.errors import ModelError, PluginError, SettingsError
-from llamafw.graph import Graph, GraphError
+from llamafw.graph import Graph, GraphError, self_extend
 from llamafw.interfaces import (
+    AdaptingBackend,
     Architecture,
     Backend,
     BackendContext,
@@ -24,6 +26,7 @@ from llamafw.interfaces import (
     ToolParserPlugin,
 )
 from llamafw.interfaces.members import check_members
+from llamafw.models.rope_settings import groups_of
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Model
@@ -48,8 +51,16 @@ def find_registered(plugins: Plugins, kind: str, model: Model, key: str) -> Any:
     return registry[name]
 
 
-def build_graph(model: Model, plugins: Plugins) -> Graph:
-    """Return the graph that the model's architecture makes of it, as plugins change it; ModelError if they cannot."""
+def build_graph(model: Model, plugins: Plugins, change: Callable[[Graph], Graph] | None = None) -> Graph:
+    """Return the graph that the model's architecture makes of it, as ``change`` and then plugins change it.
+
+    Raises
+    ------
+    ModelError
+        The file does not fit the architecture, or cannot be changed.
+    SettingsError
+        The positions of the model cannot be those of self-extend.
+    """
     architecture: Architecture = find_registered(plugins, "architecture", model, "general.architecture")
     try:
         graph = architecture(model)
@@ -62,7 +73,14 @@ def build_graph(model: Model, plugins: Plugins) -> Graph:
     key = f"{model.metadata['general.architecture']}.attention.causal"
     if graph.causal and not model.metadata.get(key, True):
         raise ModelError(f"{model.path}: {key} is false, but this architecture is causal")
-    return _rewrite(model, graph, plugins)
+    if (groups := groups_of(model)) is not None:
+        try:
+            graph = self_extend(graph, *groups)
+        except GraphError as error:
+            raise SettingsError(f"--grp-attn-n: {error}") from None
+    changed = _rewrite(model, change(graph) if change else graph, plugins)
+    prediction = None if graph.prediction is None else _rewrite(model, graph.prediction, plugins)
+    return replace(changed, prediction=prediction)
 
 
 def _rewrite(model: Model, graph: Graph, plugins: Plugins) -> Graph:
@@ -129,16 +147,23 @@ def choose_backend(model: Model, settings: Settings, plugins: Plugins) -> str:
     return name
 
 
-def make_backend(
-    name: str, model: Model, graph: Graph, settings: Settings, plugins: Plugins, log: Callable[[str], None]
-) -> Backend:
+def make_context(
+    model: Model, graph: Graph, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+) -> BackendContext:
+    """Return the arguments of a backend."""
+    options = limit_snapshots(backend_options(settings, graph.n_ctx_train, is_encoder=not graph.causal), graph)
+    return BackendContext(model, graph, options, plugins.registry("quant"), log, plugins.registry("operator"))
+
+
+def make_backend(name: str, context: BackendContext, plugins: Plugins) -> Backend:
     """Return a backend with the model loaded."""
-    backends = plugins.registry("backend")
-    options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph)
-    context = BackendContext(model, graph, options, plugins.registry("quant"), log, plugins.registry("operator"))
-    backend: Backend = backends[name](context)
+    backend: Backend = plugins.registry("backend")[name](context)
     description = _describe_entry(plugins, "backend", name)
     check_members(backend, Backend, description)
+    if hasattr(backend, "set_adapters"):
+        check_members(backend, AdaptingBackend, description)
+    elif context.adapted is not None:
+        raise SettingsError(f"--lora, --control-vector: {description} cannot run adapters")
     if not backend.can_cut:
         check_members(backend, SnapshotBackend, description)
     if hasattr(backend, "share_prefix"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
 
+from llamafw.engine.dense_layers import DenseLayer, apply_layers
+from llamafw.engine.pausing import Pause
 from llamafw.engine.rank_head import RankHead
-from llamafw.engine.slots import Slot
+from llamafw.engine.slots import NO_TOKENS, Slot
 from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.sampling.sampler_kernels import CandidateBuffers
-from llamafw.types import Embedding, EmbedRequest, Floats, Ints, Timings
+from llamafw.types import Embedding, EmbedRequest, Floats, Ints, Pooling, Strengths, Timings
 
 
 class EmbedSequence:
@@ -31,12 +33,23 @@ class EmbedSequence:
         Receives the result or the error, once.
     rank_head : RankHead, optional
         Computes the score for pooling "rank".
+    layers : sequence of DenseLayer
+        Applied to the vectors of all other poolings.
+    adapters : Strengths
+        The adapters that the tokens are evaluated with.
+
+    Raises
+    ------
+    RequestError
+        The tokens and their types have different numbers.
     """
 
     output: Literal["logits", "hidden"] = "hidden"
     failure_message = "the model computed invalid hidden states"
     n_keep = 0
-    n_answer_start = None
+    n_answer_start = chain = None
+    n_draftable = n_predicted = n_cache_reuse = 0
+    paused: Pause | None = None
 
     def __init__(
         self,
@@ -44,10 +57,22 @@ class EmbedSequence:
         prompt: Ints,
         send: Callable[[Embedding | RequestError], None],
         rank_head: RankHead | None = None,
+        layers: Sequence[DenseLayer] = (),
+        adapters: Strengths = (),
     ) -> None:
-        self.request, self.prompt, self._rank_head = request, prompt, rank_head
+        if request.types and len(request.types) != len(prompt):
+            raise RequestError(f"there are {len(request.types)} types for {len(prompt)} tokens")
+        self.types = np.array(request.types, np.int32) if request.types else None
+        self.level = request.sender.priority
+        self.request, self.prompt, self._rank_head, self._layers = request, prompt, rank_head, layers
+        self.adapters = adapters
+        self._pooling: Pooling = request.pooling
+        if request.pooling == "rank" and rank_head is not None:
+            states: dict[str, Pooling] = {"first": "cls", "last": "last", "mean": "mean"}
+            self._pooling = states[rank_head.state]
         self.slot: Slot | None = None
         self.last = -1
+        self.draft = NO_TOKENS
         self.done = self.cancelled = False
         self.arrived = perf_counter()
         self.deadline = inf
@@ -73,6 +98,13 @@ class EmbedSequence:
         """
         self.slot, self.n_done = slot, n_cached
 
+    def pause(self, paused: Pause) -> None:
+        """Raise an error, because its text so far would be lost: hidden states are not cached."""
+        raise RuntimeError("embeddings cannot be interrupted")
+
+    def resume(self, slot: Slot) -> None:
+        """Do nothing: an embedding is never interrupted."""
+
     @property
     def n_top(self) -> None:
         """Return None: its rows are no logits."""
@@ -80,10 +112,10 @@ class EmbedSequence:
 
     def outputs(self, n: int) -> range:
         """Return which of the next ``n`` tokens' hidden states are needed."""
-        match self.request.pooling:
+        match self._pooling:
             case "cls":
                 return range(0 if self.n_done else 1)
-            case "last" | "rank":
+            case "last":
                 return range(n - 1 if n >= self.n_left else n, n)
             case _:
                 return range(n)
@@ -92,14 +124,16 @@ class EmbedSequence:
         """Record that ``n`` more tokens were evaluated."""
         self.n_done += n
 
-    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> None:
+    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> int:
         """Add hidden states, ``(m, n_embd)`` float32, in order; after the last token, send the result.
 
-        The mean is summed in float64 token by token, so the result does not depend on how the text was divided.
+        Returns m. The mean is summed in float64 token by token, so it does not depend on how the text was divided.
         """
-        if self.request.pooling == "mean":
-            for row in rows:
-                self._sum = row.astype(np.float64) if self._sum is None else self._sum + row
+        n_rows = len(rows)
+        if self._pooling == "mean":
+            if self._sum is not None:
+                rows = np.concatenate([self._sum[None], rows])
+            self._sum = np.add.reduce(rows, axis=0, dtype=np.float64)  # along this axis, rows are added one by one
         else:
             self._rows.append(rows.copy())
 
@@ -107,6 +141,11 @@ class EmbedSequence:
             vectors = self._vectors()  # fails if the backend's hidden states have a wrong shape
             self.done = True
             self._send(Embedding(vectors, len(self.prompt), -1 if self.slot is None else self.slot.id))
+        return n_rows
+
+    def drawn(self, first: int = 0) -> Ints:
+        """Return no tokens: an embedding draws none."""
+        return NO_TOKENS
 
     def n_discard(self) -> int:
         """Return 0: an embedding never shifts its context."""
@@ -138,8 +177,9 @@ class EmbedSequence:
 
     def _vectors(self) -> Floats:
         if self._sum is not None:
-            return (self._sum / len(self.prompt)).astype(np.float32)[None]
-        rows = np.concatenate(self._rows)
+            rows = (self._sum / len(self.prompt)).astype(np.float32)[None]
+        else:
+            rows = np.concatenate(self._rows)
         if self.request.pooling == "rank" and self._rank_head:
             return np.array([[self._rank_head.score(rows[0])]], np.float32)
-        return rows
+        return apply_layers(self._layers, rows)

@@ -1,7 +1,7 @@
 """The engine: accepts requests on the event loop and answers them on the engine thread.
 
 The engine thread owns the backend, the slots, and every task from its arrival on. The event loop passes it tasks and
-cancelled tasks through the inbox; it sends results back through outboxes. `worker` has the thread's steps.
+cancelled tasks through the inbox; it sends results back through outboxes. `engine_thread` is that thread.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import queue
 import secrets
-import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,20 +20,27 @@ from time import perf_counter
 from typing import Any
 
 from llamafw.engine import debug_log
+from llamafw.engine.adapters import Adapters
+from llamafw.engine.disk_reads import DiskReads
 from llamafw.engine.embed_sequence import EmbedSequence
 from llamafw.engine.engine_options import EngineOptions
+from llamafw.engine.engine_thread import EngineThread, Item
 from llamafw.engine.grammars import Grammars
-from llamafw.engine.outbox import Outbox, receive_or_raise
+from llamafw.engine.outbox import Outboxes, receive_or_raise
 from llamafw.engine.prompt import PreparedPrompt, as_tokens, prepare_prompt
+from llamafw.engine.prompt_budget import PromptBudget
 from llamafw.engine.prompt_cache import PromptCache
+from llamafw.engine.queue_limits import QueueLimits
 from llamafw.engine.scheduler import Scheduler
 from llamafw.engine.sequence import Sequence as GeneratedSequence
 from llamafw.engine.slot_actions import SlotActions
+from llamafw.engine.slot_caches import CANNOT_MOVE_CHUNKS, can_move_chunks
 from llamafw.engine.slots import Slot, Slots
+from llamafw.engine.speculation import Speculation
 from llamafw.engine.stats import slot_status
 from llamafw.engine.task import Task
 from llamafw.engine.worker import ReportFailure, SlotJob, Worker, ignore_blame
-from llamafw.errors import ContextFullError, GenerationError, NotSupported, RequestError, TooManyRequests, Unavailable
+from llamafw.errors import ContextFullError, NotSupported, RequestError, TooManyRequests
 from llamafw.interfaces import Backend, GrammarContext, GrammarFactory, SamplerContext, SamplerPlugin, Tokenizer
 from llamafw.sampling.chain import Chain, build_chain
 from llamafw.sampling.constraint import Constraint
@@ -63,6 +70,8 @@ class BatchingEngine:
         was interrupted. It must not raise.
     grammars : mapping of str to GrammarFactory
         The kinds of grammars that requests may use.
+    adapters : Adapters, optional
+        The adapters of the start.
     report_failure : callable
         Counts a failure of a plugin; see `ReportFailure`.
     """
@@ -76,6 +85,7 @@ class BatchingEngine:
         *,
         finished: Callable[..., None] = lambda **facts: None,
         grammars: Mapping[str, GrammarFactory] | None = None,
+        adapters: Adapters | None = None,
         report_failure: ReportFailure = ignore_blame,
     ) -> None:
         self._options = options = options or EngineOptions()
@@ -89,6 +99,10 @@ class BatchingEngine:
         self.grammars = Grammars(grammars or {}, GrammarContext(tokenizer, self._n_vocab))
 
         self._slots = Slots(self.n_slots, self.n_ctx, options.similarity)
+        inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._disk = options.disk_cache
+        self._cache = PromptCache(options.prompt_cache, self._disk, options.free_memory)
+        disk_reads = DiskReads(self._disk, self._cache, self._slots.all, inbox.put)
         self._scheduler = Scheduler(
             self._slots,
             n_batch,
@@ -96,29 +110,47 @@ class BatchingEngine:
             continuous=options.continuous,
             whole_texts=backend.whole_texts,
             copies_prefixes=(options.prompt_cache != 0 or hasattr(backend, "share_prefix")) and not backend.whole_texts,
+            is_delayed=disk_reads.delays,
+            aging=options.priority_aging,
+            prompt_budget=None if options.max_slowdown is None else PromptBudget(options.max_slowdown),
         )
-        self._cache = PromptCache(options.prompt_cache)
+        self.adapters = adapters or Adapters()
+        self.adapters.attach(self._run_job, backend, lambda: [*self._scheduler.waiting, *self._scheduler.running])
+        speculation = Speculation(options.drafters, options.speculation, self._n_vocab, report_failure)
         self._worker = Worker(
             backend,
             self._slots,
             self._scheduler,
             self._cache,
+            disk_reads,
             self._n_vocab,
             options.timeout,
+            speculation,
+            adapters=self.adapters,
             log_caches=options.log_caches,
             report_failure=report_failure,
         )
-        self._slot_actions = SlotActions(self._run_job, self._worker.caches, options.fingerprint, self.n_ctx)
+        self._slot_actions = SlotActions(
+            self._run_slot_job, self._worker.caches, options.fingerprint, self.n_ctx, self.adapters.are_loaded
+        )
 
-        self._inbox: queue.SimpleQueue[Task | SlotJob | None] = queue.SimpleQueue()
-        self._outboxes: list[Outbox] = []  # one per event loop: that of the server, and that of `preload`
-        self._refusal: Callable[[], RequestError] | None = None  # makes the error that new requests get
-        self.failed = False
-        self._closed = False
-        self._n_active = self._n_rejected = 0
+        self._queue = QueueLimits(self.n_slots, options.max_queue, options.max_queue_by_priority)
+        self._n_rejected = Counter[int]()  # by priority
+        self._n_embeddings = self._n_embedding_tokens = 0
         self._all_done = asyncio.Event()
         self._all_done.set()
-        self._thread = threading.Thread(target=self._run, name="llamafw-engine", daemon=True)
+        self._outboxes = Outboxes()
+        self.failed = False
+        self._thread = EngineThread(
+            self._worker,
+            backend,
+            speculation,
+            self._outboxes,
+            self._disk,
+            inbox,
+            on_failure=self._note_failure,
+            sleep_after=options.sleep_after,
+        )
         self._thread.start()
 
     # --- on the event loop
@@ -131,12 +163,16 @@ class BatchingEngine:
         RequestError
             The request cannot be served. If it is invalid, the call itself raises this, otherwise the generator.
         """
-        self._raise_if_refusing()
+        self._thread.raise_if_refusing()
         self._check_slot(request.id_slot)
         self._check_can_generate()
+        if request.n_cache_reuse and not can_move_chunks(self._backend):
+            raise NotSupported(CANNOT_MOVE_CHUNKS, param="n_cache_reuse")
         if request.prompt_logprobs is not None:  # cached tokens and truncated ones have no log-probabilities
             request = replace(request, cache_prompt=False, context_shift=False, truncate_prompt=False)
-        prompt = prepare_prompt(request, self._n_vocab, self.n_ctx, add_bos=self._tokenizer.add_bos)
+        adapters = self.adapters.strengths(request.lora, request.control_vectors)
+        add_bos = self._tokenizer.add_bos
+        prompt = prepare_prompt(request, self._n_vocab, self.n_ctx, add_bos=add_bos, adapters=adapters)
         self._log_prompt(prompt.tokens)
 
         seed = secrets.randbits(32) if request.seed is None or request.seed < 0 else request.seed
@@ -144,7 +180,7 @@ class BatchingEngine:
         chain = build_chain(request, seed, self._samplers, context, self._options.slow_calls)
         if not len(prompt.tokens):
             return _respond_to_empty_prompt(seed)
-        self._check_queue()
+        self._check_queue(request.sender.priority)
         return self._respond(request, prompt, chain, seed, perf_counter())
 
     async def embed(self, request: EmbedRequest) -> Embedding:
@@ -155,7 +191,7 @@ class BatchingEngine:
         RequestError
             The request cannot be served.
         """
-        self._raise_if_refusing()
+        self._thread.raise_if_refusing()
         self._check_slot(request.id_slot)
         if request.pooling == "rank" and self._options.rank_head is None:
             raise NotSupported("this model cannot rerank: it has no rank head")
@@ -163,12 +199,15 @@ class BatchingEngine:
             raise ContextFullError(len(request.prompt), self.n_ctx)
         prompt = as_tokens(request.prompt, self._n_vocab)
         self._log_prompt(prompt)
-        self._check_queue()
+        self._check_queue(request.sender.priority)
 
-        mailbox = asyncio.Queue[Embedding | RequestError]()
-        task = EmbedSequence(request, prompt, self._sender(mailbox), self._options.rank_head)
+        options, mailbox = self._options, asyncio.Queue[Embedding | RequestError]()
+        send, adapters = self._outboxes.sender(mailbox), self.adapters.strengths()
+        task = EmbedSequence(request, prompt, send, options.rank_head, options.dense, adapters)
         async with self._active(task):
             embedding: Embedding = await receive_or_raise(mailbox)
+        self._n_embeddings += 1
+        self._n_embedding_tokens += embedding.n_prompt
         return embedding
 
     async def preload(self, prompt: tuple[int, ...]) -> None:
@@ -178,27 +217,34 @@ class BatchingEngine:
             raise ContextFullError(len(prompt), self.n_ctx)
         tokens = as_tokens(prompt, self._n_vocab)
         self._log_prompt(tokens)
-        await self._run_job(self.n_slots - 1, lambda slot: self._worker.evaluate_prompt(slot, tokens))
+        evaluate = partial(self._worker.evaluate_prompt, prompt=tokens, adapters=self.adapters.strengths())
+        await self._run_slot_job(self.n_slots - 1, evaluate)
 
     def stats(self) -> EngineStats:
         """Return the counters since the start."""
-        n_running = len(self._scheduler.running)
+        running = Counter(task.request.sender.priority for task in list(self._scheduler.running))
+        n_running = running.total()
         return replace(
             self._worker.counters.totals(),
             requests_processing=n_running,
-            requests_deferred=max(self._n_active - n_running, 0),
-            requests_rejected=self._n_rejected,
+            requests_deferred=max(self._queue.n_active - n_running, 0),
+            requests_rejected=self._n_rejected.total(),
+            by_priority=self._queue.stats(running, self._n_rejected, dict(self._worker.counters.preemptions)),
+            embeddings=self._n_embeddings,
+            embedding_tokens=self._n_embedding_tokens,
             slow_tokens=self._options.slow_calls.counts,
             cache_tokens=sum(slot.n for slot in self._slots.all),
             cache_size=self.n_slots * self.n_ctx,
             cache_pages=self._worker.caches.page_counts(),
             prompt_cache_bytes=self._cache.n_bytes,
             prompt_cache_limit=self._cache.limit,
+            sleeping=self._thread.sleeping,
+            disk_cache=None if self._disk is None else self._disk.stats(),
         )
 
     def slots(self) -> Sequence[SlotStatus]:
         """Return the current state of each slot."""
-        return [slot_status(slot) for slot in self._slots.all]
+        return [slot_status(slot, speculative=self._worker.speculative) for slot in self._slots.all]
 
     async def save_slot(self, id: int, path: Path) -> tuple[int, int]:
         """Write a slot's cache to a file once the slot is free; return the number of tokens and of bytes."""
@@ -215,14 +261,12 @@ class BatchingEngine:
 
     async def stop(self, grace: float) -> None:
         """Refuse new requests, let running ones finish for ``grace`` seconds, end the others, close the backend."""
-        self._refusal = self._refusal or _shutting_down
+        self._thread.refuse()
         try:
             await asyncio.wait_for(self._all_done.wait(), grace)
         except TimeoutError:
-            log.warning("shutting down: %d requests end early", self._n_active)
-        self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join, _MAX_LAST_STEP)
-        if self._thread.is_alive():
+            log.warning("shutting down: %d requests end early", self._queue.n_active)
+        if not await asyncio.to_thread(self._thread.stop, _MAX_LAST_STEP):
             log.error("the backend did not return within %.0f s; shutting down without waiting for it", _MAX_LAST_STEP)
 
     async def _respond(
@@ -231,10 +275,10 @@ class BatchingEngine:
         constraint: Constraint | None = None
         if request.grammar is not None:
             constraint = await self.grammars.constrain(request.grammar)
-            self._check_queue()  # again, because other requests may have arrived during the compilation
+            self._check_queue(request.sender.priority)  # again: others may have arrived during the compilation
 
         mailbox = asyncio.Queue[Delta | RequestError]()
-        send = self._sender(mailbox)
+        send = self._outboxes.sender(mailbox)
         sequence = GeneratedSequence(
             request, prompt, chain, constraint, seed, self._tokenizer, self.n_ctx, send, arrived
         )
@@ -251,42 +295,40 @@ class BatchingEngine:
     @asynccontextmanager
     async def _active(self, task: Task) -> AsyncIterator[None]:
         """Pass a task to the engine thread; cancel it if it is not done when the context ends."""
-        self._n_active += 1
+        priority = task.request.sender.priority
+        self._queue.add(priority)
         self._all_done.clear()
-        self._inbox.put(task)
+        self._thread.put(task)
         try:
-            self._raise_if_closed()
+            self._thread.raise_if_closed()
             yield
         finally:
             if not task.done:
                 task.cancelled = True
-                self._inbox.put(task)
-            self._n_active -= 1
-            if not self._n_active:
+                self._thread.put(task)
+            self._queue.remove(priority)
+            if not self._queue.n_active:
                 self._all_done.set()
 
-    async def _run_job(self, id: int, work: Callable[[Slot], Any]) -> Any:
+    async def _run_slot_job(self, id: int, work: Callable[[Slot], Any]) -> Any:
         """Run a function on the engine thread as soon as a slot is free; return its result."""
-        self._raise_if_refusing()
         self._check_slot(id, lowest=0)
+        return await self._run_job(work, id)
+
+    async def _run_job(self, work: Callable[[Any], Any], slot: int | None = None) -> Any:
+        """Run a function on the engine thread between two steps; return its result."""
+        self._thread.raise_if_refusing()
         mailbox = asyncio.Queue[Any]()
-        job = SlotJob(id, work, self._sender(mailbox), perf_counter())
-        self._inbox.put(job)
+        job = SlotJob(slot, work, self._outboxes.sender(mailbox), perf_counter())
+        self._thread.put(job)
         try:
-            self._raise_if_closed()
+            self._thread.raise_if_closed()
             return await receive_or_raise(mailbox)
         finally:
             job.cancelled = True
 
-    def _raise_if_refusing(self) -> None:
-        if self._refusal:
-            raise self._refusal()
-
-    def _raise_if_closed(self) -> None:
-        # Must be called after an item was put into the inbox. The thread first sets `_closed`, then empties the inbox:
-        # if it misses the item, this check raises.
-        if self._closed:
-            self._raise_if_refusing()
+    def _note_failure(self) -> None:
+        self.failed = True
 
     def _log_prompt(self, prompt: Ints) -> None:
         if self._options.log_prompts:
@@ -301,94 +343,15 @@ class BatchingEngine:
         if self._backend.whole_texts or not self._backend.n_vocab:
             raise NotSupported("this model embeds texts; it cannot generate")
 
-    def _check_queue(self) -> None:
-        n_waiting = self._n_active - self.n_slots
-        if n_waiting >= self._options.max_queue:
-            self._n_rejected += 1
-            seconds = self._worker.counters.seconds_per_request * (n_waiting + 1) / self.n_slots
-            message = f"the queue is full: {n_waiting} requests are waiting (see --max-queue)"
-            raise TooManyRequests(message, min(max(round(seconds), 1), _MAX_RETRY_AFTER))
-
-    def _sender(self, mailbox: asyncio.Queue[Any]) -> Callable[[Any], None]:
-        return partial(self._outbox().put, mailbox)
-
-    def _outbox(self) -> Outbox:
-        """Return the outbox of the running event loop."""
-        loop = asyncio.get_running_loop()
-        for outbox in self._outboxes:
-            if outbox.loop is loop:
-                return outbox
-        outbox = Outbox(loop)
-        self._outboxes = [*(outbox for outbox in self._outboxes if not outbox.loop.is_closed()), outbox]
-        return outbox
-
-    # --- on the engine thread
-
-    def _run(self) -> None:
-        error: Callable[[], RequestError] = _shutting_down
-        try:
-            while self._receive():
-                self._worker.step()
-                self._flush()
-        except BaseException:
-            log.critical("the engine has failed; the server cannot answer requests any more", exc_info=True)
-            self.failed = True
-            error = _engine_failed
-        self._close(error)
-
-    def _receive(self) -> bool:
-        """Receive new and cancelled tasks, and wait if there is nothing else to do; return False to stop the engine."""
-        while True:
-            try:
-                item = self._inbox.get(block=self._worker.idle)
-            except queue.Empty:
-                return True
-            if item is None:
-                return False
-            if isinstance(item, SlotJob):
-                self._worker.jobs.append(item)
-            elif not item.cancelled:
-                self._scheduler.waiting.append(item)
-            elif not item.done:
-                item.done = True
-                self._worker.drop(item)
-
-    def _flush(self) -> None:
-        for outbox in self._outboxes:
-            outbox.flush()
-
-    def _close(self, error: Callable[[], RequestError]) -> None:
-        """End all tasks and jobs with ``error``, and close the backend."""
-        self._refusal = self._refusal or error
-        self._closed = True
-        unfinished: list[Task | SlotJob] = [
-            *self._scheduler.running,
-            *self._scheduler.waiting,
-            *self._worker.jobs,
-        ]
-        while not self._inbox.empty():
-            item = self._inbox.get()
-            if item is not None:
-                unfinished.append(item)
-        for item in unfinished:
-            if isinstance(item, SlotJob):
-                item.send(error())
-            else:
-                item.fail(error())
-        self._flush()
-        try:
-            self._backend.close()
-        except Exception:
-            log.exception("the backend cannot be closed")
+    def _check_queue(self, priority: int) -> None:
+        full = self._queue.full_for(priority)
+        if full is None:
+            return
+        self._n_rejected[priority] += 1
+        n_waiting = self._queue.n_waiting(full)
+        seconds = self._worker.counters.seconds_per_request * (n_waiting + 1) / self.n_slots
+        raise TooManyRequests(self._queue.describe(full), min(max(round(seconds), 1), _MAX_RETRY_AFTER))
 
 
 async def _respond_to_empty_prompt(seed: int) -> AsyncGenerator[Delta, None]:
     yield Delta("", finish=Finish("none", seed=seed))
-
-
-def _shutting_down() -> RequestError:
-    return Unavailable("the server is shutting down")
-
-
-def _engine_failed() -> RequestError:
-    return GenerationError("the engine has failed; restart the server")

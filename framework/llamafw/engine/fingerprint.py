@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from llamafw.checkpoints import ConvertedTensor
 from llamafw.graph import Graph, Rope, as_text, states
 from llamafw.models.requantize import RequantizedTensor
 from llamafw.types import BackendOptions, Bytes, Model, Tensor
@@ -21,6 +22,7 @@ def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_nam
     It covers every operator of the graph, its class, its numbers and its state, the cache's data types, the backend and
     its state format, and all tensors. Of large tensors it covers samples: reading them completely would take as long as
     loading the model. Of tensors that ``--requantize`` rounds it covers samples of the file and the first rounded row.
+    Of tensors that are converted from a checkpoint it covers the rule and samples of the files.
 
     Parameters
     ----------
@@ -55,7 +57,12 @@ def _add_tensor(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
     if isinstance(tensor, RequantizedTensor):
         digest.update(repr((tensor.type_name, tensor.round_rows(0, 1).tobytes())).encode())
         tensor = tensor.source
-    digest.update(repr((name, tensor.shape, tensor.type_name, len(tensor.data))).encode())
+    digest.update(repr((name, tensor.shape, tensor.type_name, tensor.n_bytes)).encode())
+    if isinstance(tensor, ConvertedTensor):
+        digest.update(repr(tensor.rule).encode())
+        for stored in (stored for source in tensor.sources for stored in source.files):
+            _add_tensor(digest, stored.name, stored)
+        return
     for part in _samples(tensor.data):
         digest.update(part.tobytes())
 

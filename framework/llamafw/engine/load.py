@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
-import psutil
 
+from llamafw.checkpoints import is_checkpoint, open_checkpoint
+from llamafw.engine.adapter_loader import open_adapters
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.components import (
@@ -18,26 +23,38 @@ from llamafw.engine.components import (
     choose_chat_format,
     choose_tool_parser,
     make_backend,
+    make_context,
     make_tokenizer,
 )
+from llamafw.engine.dense_layers import read_dense_layers
+from llamafw.engine.disk_cache import DiskCache
+from llamafw.engine.drafters import check_prediction, create_drafters, needs_hidden
 from llamafw.engine.engine import BatchingEngine
 from llamafw.engine.engine_options import EngineOptions
 from llamafw.engine.fingerprint import fingerprint
+from llamafw.engine.machine_memory import read_memory
 from llamafw.engine.memory_check import check_kv_cache_fits
+from llamafw.engine.memory_estimate import check_memory, fit
 from llamafw.engine.preload import preload
 from llamafw.engine.rank_head import read_rank_head
 from llamafw.engine.sampler_checks import check_samplers
+from llamafw.engine.slot_caches import CANNOT_MOVE_CHUNKS, can_move_chunks
+from llamafw.engine.speculation import SpeculationOptions
 from llamafw.engine.startup_inputs import StartupInputs, read_startup_inputs
+from llamafw.engine.unloadable_backend import UnloadableBackend
 from llamafw.errors import GenerationError, ModelError, PluginError, RequestError, SettingsError
 from llamafw.graph import Graph
-from llamafw.interfaces import Backend, SamplerContext, Tokenizer
+from llamafw.interfaces import Backend, BackendContext, SamplerContext, Tokenizer
 from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
-from llamafw.models.find import model_id
+from llamafw.models.file_pages import release_file_pages
+from llamafw.models.find import find_model, model_id
 from llamafw.models.gguf import read_gguf
+from llamafw.models.overrides import apply_overrides
 from llamafw.models.requantize import FLAG as REQUANTIZE
 from llamafw.models.requantize import requantize
 from llamafw.models.rope_settings import apply_rope_settings
+from llamafw.models.sampling_defaults import read_sampling_defaults
 from llamafw.models.slow_steps import log_if_slow
 from llamafw.plugins import Plugins
 from llamafw.plugins.failures import describe
@@ -46,6 +63,7 @@ from llamafw.sampling.compile_ahead import compile_ahead, mark_compiled
 from llamafw.sampling.slow_calls import SlowCalls
 from llamafw.serving import Engine, LoadedModel
 from llamafw.settings import Settings
+from llamafw.speculation_settings import PREDICTION_DRAFTER
 from llamafw.types import Batch, GrammarSource, Model, SystemPrompt
 
 
@@ -106,13 +124,22 @@ def load_model(
         check_members(engine, Engine, plugins.describe_result("create_engine", engine))
     if engine is None:
         graph = build_graph(model, plugins)
-        check_kv_cache_fits(graph, settings)
+        if PREDICTION_DRAFTER in settings.drafters:
+            check_prediction(model, graph)  # first, because loading takes long
         model = requantize(model, graph, settings, plugins.registry("quant"), log)
-        engine = make_engine(model, graph, tokenizer, settings, plugins, log)
+        backend = choose_backend(model, settings, plugins)
+        settings = fit_into_memory(model, graph, settings, backend, plugins, log)
+        engine = make_engine(model, graph, tokenizer, settings, backend, plugins, log)
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
+    elif settings.lora or settings.lora_scaled or settings.control_vector or settings.control_vector_scaled:
+        raise SettingsError("--lora, --control-vector: a plugin's engine runs this model, which cannot have adapters")
     elif settings.requantize is not None:
         raise SettingsError(f"{REQUANTIZE}: matrices cannot be rounded, because a plugin's engine runs this model")
+    elif settings.drafters:
+        raise SettingsError("--spec-type: drafts cannot be verified, because a plugin's engine runs this model")
+    elif flag := _engine_flag(settings):
+        raise SettingsError(f"{flag}: not possible, because a plugin's engine runs this model")
     elif inputs.preload is not None:
         raise SettingsError(
             f"{inputs.preload[1]}: prompts cannot be preloaded, because a plugin's engine runs this model"
@@ -130,6 +157,7 @@ def load_model(
         grammar=inputs.grammar,
         system_prompt=make_system_prompt(inputs.system_prompt, tokenizer),
         chat_capabilities=probe_chat(chat, tokenizer),
+        sampling=read_sampling_defaults(model.metadata, plugins.registry("sampler"), log),
     )
     if inputs.preload is not None and isinstance(engine, BatchingEngine):
         text, flag = inputs.preload
@@ -140,17 +168,65 @@ def load_model(
 
 
 def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
-    """Open a model with the plugin that recognises it, otherwise as GGUF."""
+    """Open a model with the plugin that recognises it, otherwise as Hugging Face checkpoint or GGUF."""
     if not path.exists():
         raise ModelError(f"the model file {path} does not exist")
     model: Model | None = plugins.call_first("open_model", path=path, settings=settings)
     if model is not None and not isinstance(model, Model):
         raise PluginError(f"{plugins.describe_result('open_model', model)} is not a llamafw.Model")
     if model is None and path.is_dir():
-        raise ModelError(f"{path} is a folder, and no plugin can open it")
-    if model is None:
+        model = open_folder(path, settings, plugins)
+    elif model is None:
         model = read_gguf(path, plugins.registry("quant"), settings.override_kv, mapped=settings.mmap)
     return apply_rope_settings(model, settings)
+
+
+def open_folder(path: Path, settings: Settings, plugins: Plugins) -> Model:
+    """Open a folder that no plugin opens: a Hugging Face checkpoint."""
+    if not is_checkpoint(path):
+        raise ModelError(f"{path} is a folder without config.json, and no plugin can open it")
+
+    def read_tokenizer(folder: Path, n_vocab: int) -> Mapping[str, Any] | None:
+        metadata: Mapping[str, Any] | None = plugins.call_first("read_tokenizer", path=folder, n_vocab=n_vocab)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise PluginError(f"{plugins.describe_result('read_tokenizer', metadata)} is not a mapping")
+        return metadata
+
+    model = open_checkpoint(path, plugins.registry("conversion"), read_tokenizer, mapped=settings.mmap)
+    return replace(model, metadata=MappingProxyType(apply_overrides(dict(model.metadata), settings.override_kv)))
+
+
+def fit_into_memory(
+    model: Model, graph: Graph, settings: Settings, backend: str, plugins: Plugins, log: Callable[[str], None]
+) -> Settings:
+    """Return settings that fit into memory: those given, or a smaller context if ``--fit`` allows it.
+
+    ``backend`` is the name of the backend.
+
+    Raises
+    ------
+    SettingsError
+        They do not fit, or the backend has a memory of its own, and ``--fit`` is given.
+    """
+    if _has_own_memory(backend, plugins):
+        if settings.fit:
+            raise SettingsError(f"--fit: the backend {backend!r} has a memory of its own; set -c and -np instead")
+        check_kv_cache_fits(graph, settings)
+        return settings
+    if settings.fit:
+        settings, change = fit(model, graph, settings)
+        if change is not None:
+            log(change)
+    check_kv_cache_fits(graph, settings)
+    warning = check_memory(model, graph, settings)
+    if warning is not None:
+        logging.getLogger(__name__).warning(warning)
+    return settings
+
+
+def _has_own_memory(backend: str, plugins: Plugins) -> bool:
+    """Return whether a backend has the model in a memory that is not the machine's."""
+    return bool(getattr(plugins.registry("backend")[backend], "has_own_memory", False))
 
 
 def make_engine(
@@ -158,6 +234,7 @@ def make_engine(
     graph: Graph,
     tokenizer: Tokenizer,
     settings: Settings,
+    backend_name: str,
     plugins: Plugins,
     log: Callable[[str], None],
 ) -> BatchingEngine:
@@ -166,12 +243,12 @@ def make_engine(
         raise ModelError(
             f"{model.path}: the tokenizer has {tokenizer.n_vocab} tokens, but the model only {graph.n_vocab}"
         )
-    backend_name = choose_backend(model, settings, plugins)
     samplers = plugins.registry("sampler")
+    first = make_context(model, graph, settings, plugins, log)
+    first = replace(first, keeps_hidden=needs_hidden(settings, plugins))
+    backend_context, adapters = open_adapters(first, settings, plugins, log)
     with compile_ahead(samplers, log) as wait_for_samplers:
-        backend = make_backend(backend_name, model, graph, settings, plugins, log)
-        if settings.warmup:
-            warm_up(backend)
+        backend = load_backend(backend_name, backend_context, settings, plugins)
         with log_if_slow(log, "waiting for the compiled samplers"):
             wait_for_samplers()
     context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
@@ -180,17 +257,61 @@ def make_engine(
         warm_up_samplers(samplers, context)
     mark_compiled(samplers)
 
-    options = backend_options(settings, graph.n_ctx_train)
+    if settings.cache_reuse and not can_move_chunks(backend):
+        backend.close()
+        raise SettingsError(f"--cache-reuse {settings.cache_reuse}: {CANNOT_MOVE_CHUNKS}")
+    drafters = create_drafters(
+        backend,
+        backend_name,
+        model,
+        graph,
+        tokenizer,
+        settings,
+        plugins,
+        lambda own: open_model(find_model(own), own, plugins),
+        log,
+    )
+    options = backend_options(settings, graph.n_ctx_train, is_encoder=not graph.causal)
     state_id = fingerprint(model, graph, options, backend_name, backend.state_format)
+    disk = None
+    if settings.cache_disk is not None and not backend.whole_texts:
+        folder = Path(settings.cache_disk).expanduser()
+        disk = DiskCache(folder, settings.cache_disk_mib << 20, state_id, backend.n_ctx)
     return BatchingEngine(
         backend,
         tokenizer,
         samplers,
-        engine_options(settings, model, graph, plugins, state_id),
+        replace(engine_options(settings, model, graph, plugins, state_id, disk), drafters=drafters),
         finished=partial(plugins.notify, "request_finished"),
         grammars=plugins.registry("grammar"),
+        adapters=adapters,
         report_failure=plugins.report_failure,
     )
+
+
+def load_backend(name: str, context: BackendContext, settings: Settings, plugins: Plugins) -> Backend:
+    """Return a backend with the model loaded and warmed up; it can be unloaded if the settings want that.
+
+    Then it is loaded again only if it still fits into the memory that is free.
+    """
+
+    def load() -> Backend:
+        backend = make_backend(name, context, plugins)
+        if settings.warmup:
+            warm_up(backend)
+        return backend
+
+    if settings.sleep_idle_seconds < 0:
+        return load()
+    if not settings.mmap:
+        raise SettingsError("--sleep-idle-seconds: a model that is loaded with --no-mmap cannot leave the memory")
+
+    def load_if_it_fits() -> Backend:
+        if not _has_own_memory(name, plugins):
+            check_memory(context.model, context.graph, settings)
+        return load()
+
+    return cast("Backend", UnloadableBackend(load_if_it_fits, partial(release_file_pages, context.model)))
 
 
 def warm_up(backend: Backend) -> None:
@@ -200,19 +321,29 @@ def warm_up(backend: Backend) -> None:
     backend.truncate(0, 0)
 
 
-def engine_options(settings: Settings, model: Model, graph: Graph, plugins: Plugins, state_id: bytes) -> EngineOptions:
-    """Return the engine's settings; ``state_id`` is the fingerprint of saved states."""
+def engine_options(
+    settings: Settings, model: Model, graph: Graph, plugins: Plugins, state_id: bytes, disk: DiskCache | None = None
+) -> EngineOptions:
+    """Return the engine's settings; ``state_id`` is the fingerprint of saved states, ``disk`` their folder."""
     ram = settings.cache_ram
     return EngineOptions(
         n_batch=settings.batch_size,
         n_ubatch=settings.ubatch_size,
         similarity=settings.slot_prompt_similarity,
         continuous=settings.cont_batching,
-        prompt_cache=None if ram == -1 else min(ram << 20, psutil.virtual_memory().total // 4),
+        prompt_cache=None if ram == -1 else min(ram << 20, read_memory().total // 4),
+        disk_cache=disk,
+        sleep_after=settings.sleep_idle_seconds if settings.sleep_idle_seconds >= 0 else None,
+        free_memory=lambda: read_memory().available,
         max_queue=settings.max_queue,
+        max_queue_by_priority=dict(settings.max_queue_priority),
+        priority_aging=settings.priority_aging,
+        max_slowdown=settings.prompt_slowdown,
         timeout=settings.timeout,
         fingerprint=state_id,
-        rank_head=read_rank_head(model, plugins.registry("quant"), graph.n_embd),
+        rank_head=read_rank_head(model, plugins.registry("quant"), graph),
+        dense=read_dense_layers(model, plugins.registry("quant"), graph.n_embd),
+        speculation=SpeculationOptions(settings.spec_auto, settings.spec_draft_n_min, settings.spec_draft_p_min),
         log_prompts=settings.verbose_prompt,
         log_caches=settings.dump_kv_cache,
         slow_calls=SlowCalls(partial(owner_of, plugins)),
@@ -233,6 +364,17 @@ def make_system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:
     if tokenizer.add_bos and tokenizer.bos is not None and tokens[:1] != [tokenizer.bos]:
         tokens.insert(0, tokenizer.bos)
     return SystemPrompt(text, tuple(tokens))
+
+
+def _engine_flag(settings: Settings) -> str | None:
+    """Return a flag of the settings that only the built-in engine knows."""
+    given = {
+        "--cache-disk": settings.cache_disk is not None,
+        "--cache-reuse": settings.cache_reuse,
+        "--sleep-idle-seconds": settings.sleep_idle_seconds >= 0,
+        "--fit": settings.fit,
+    }
+    return next((flag for flag, is_given in given.items() if is_given), None)
 
 
 def _check_grammar(engine: BatchingEngine, grammar: GrammarSource) -> None:

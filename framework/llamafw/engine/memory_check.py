@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import psutil
-
 from llamafw.engine.backend_options import backend_options
+from llamafw.engine.machine_memory import read_memory
 from llamafw.errors import SettingsError
 from llamafw.graph import Cache, Concat, Graph, states
 from llamafw.settings import Settings
@@ -80,13 +79,13 @@ def limit_snapshots(options: BackendOptions, graph: Graph, memory: int | None = 
     graph : Graph
         The model.
     memory : int, optional
-        Physical memory in bytes; by default that of this machine.
+        Size of the memory in bytes; by default that of this machine or container.
     """
     snapshot = slot_bytes(graph, options).snapshot
     if not snapshot:
         return options
     if memory is None:
-        memory = psutil.virtual_memory().total
+        memory = read_memory().total
     n_fitting = memory // _SNAPSHOT_SHARE // (options.n_slots * snapshot)
     return replace(options, n_snapshots=max(min(options.n_snapshots, n_fitting), 1))
 
@@ -104,7 +103,7 @@ def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = N
     settings : Settings
         The server's settings.
     memory : int, optional
-        Physical memory in bytes; by default that of this machine.
+        Size of the memory in bytes; by default that of this machine or container.
 
     Raises
     ------
@@ -114,19 +113,17 @@ def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = N
     if settings.ctx_size == 0:
         return
     if memory is None:
-        memory = psutil.virtual_memory().total
-    options = limit_snapshots(backend_options(settings, graph.n_ctx_train), graph, memory)
+        memory = read_memory().total
+    options = limit_snapshots(backend_options(settings, graph.n_ctx_train, is_encoder=not graph.causal), graph, memory)
     slot = slot_bytes(graph, options)
     needed = slot.total(options)
     if needed <= memory:
         return
 
     slots = f"{options.n_slots} slots of {options.n_ctx} tokens" if options.n_slots > 1 else f"{options.n_ctx} tokens"
-    n_free = memory - slot.total(replace(options, n_ctx=0))
-    n_positions = max(n_free, 0) // slot.per_position if slot.per_position else 0
     raise SettingsError(
-        f"-c {settings.ctx_size} needs {_gib(needed)} for the KV cache ({slots}), but this machine has {_gib(memory)} "
-        f"of memory; {_suggestion(n_positions, options.n_slots)}"
+        f"-c {settings.ctx_size} needs {gib(needed)} for the KV cache ({slots}), but this machine has {gib(memory)} "
+        f"of memory; {suggest(graph, options, memory)}"
     )
 
 
@@ -138,8 +135,11 @@ def _row_bytes(cache: Cache, options: BackendOptions) -> int:
     return n_bytes + math.prod(cache.v.shape) * _BLOCK_BYTES[options.cache_type_v] // _BLOCK
 
 
-def _suggestion(n_positions: int, n_slots: int) -> str:
-    """Return which flags fit into memory for ``n_positions`` positions."""
+def suggest(graph: Graph, options: BackendOptions, n_bytes: int) -> str:
+    """Return which flags let the caches of all slots fit into ``n_bytes``, as the end of a sentence."""
+    slot, n_slots = slot_bytes(graph, options), options.n_slots
+    n_free = n_bytes - slot.total(replace(options, n_ctx=0))
+    n_positions = max(n_free, 0) // slot.per_position if slot.per_position else 0
     n_ctx = n_positions // _CTX_STEP * _CTX_STEP or n_positions
     if n_ctx == 0:
         return "no context of this model fits"
@@ -149,5 +149,6 @@ def _suggestion(n_positions: int, n_slots: int) -> str:
     return f"-c {n_ctx} would fit{share}"
 
 
-def _gib(n_bytes: int) -> str:
+def gib(n_bytes: int) -> str:
+    """Return a size as text."""
     return f"{n_bytes / 2**30:.1f} GiB"

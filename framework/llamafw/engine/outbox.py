@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 
@@ -39,6 +41,31 @@ class Outbox:
         while self._ready:
             mailbox, item = self._ready.popleft()
             mailbox.put_nowait(item)
+
+
+class Outboxes:
+    """One outbox per event loop: that of the server, and that of `preload`."""
+
+    def __init__(self) -> None:
+        self._all: list[Outbox] = []
+
+    def sender(self, mailbox: asyncio.Queue[Any]) -> Callable[[Any], None]:
+        """Return a function that puts an item into a mailbox of the running event loop."""
+        return partial(self._of_running_loop().put, mailbox)
+
+    def flush(self) -> None:
+        """Deliver what was put into all outboxes; called on the engine thread."""
+        for outbox in self._all:
+            outbox.flush()
+
+    def _of_running_loop(self) -> Outbox:
+        loop = asyncio.get_running_loop()
+        for outbox in self._all:
+            if outbox.loop is loop:
+                return outbox
+        outbox = Outbox(loop)
+        self._all = [*(outbox for outbox in self._all if not outbox.loop.is_closed()), outbox]
+        return outbox
 
 
 async def receive_or_raise(mailbox: asyncio.Queue[Any]) -> Any:

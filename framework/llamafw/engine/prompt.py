@@ -9,7 +9,7 @@ import numpy as np
 
 from llamafw.engine import context_shift
 from llamafw.errors import ContextFullError, RequestError
-from llamafw.types import GenerateRequest, Ints
+from llamafw.types import GenerateRequest, Ints, Strengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,12 @@ class PreparedPrompt:
     tokens: Ints  # (n_prompt,)
     n_keep: int = 0  # tokens at the start that a context shift never drops
     truncated: bool = False  # the middle was cut out because the prompt did not fit
+    adapters: Strengths = ()  # that the tokens are evaluated with
 
 
-def prepare_prompt(request: GenerateRequest, n_vocab: int, n_ctx: int, *, add_bos: bool) -> PreparedPrompt:
+def prepare_prompt(
+    request: GenerateRequest, n_vocab: int, n_ctx: int, *, add_bos: bool, adapters: Strengths = ()
+) -> PreparedPrompt:
     """Return the prompt of a generation request, as the engine evaluates it.
 
     Parameters
@@ -34,6 +37,8 @@ def prepare_prompt(request: GenerateRequest, n_vocab: int, n_ctx: int, *, add_bo
         Positions per slot.
     add_bos : bool
         The model's prompts begin with a BOS token, which is kept in addition to ``n_keep`` tokens.
+    adapters : Strengths
+        The adapters that the request uses.
 
     Raises
     ------
@@ -50,7 +55,7 @@ def prepare_prompt(request: GenerateRequest, n_vocab: int, n_ctx: int, *, add_bo
     n_keep = context_shift.n_kept(request.n_keep, len(tokens), n_ctx, bos=add_bos)
     if is_too_long:
         tokens = context_shift.truncated(tokens, n_keep, n_ctx)
-    return PreparedPrompt(tokens, n_keep, is_too_long)
+    return PreparedPrompt(tokens, n_keep, is_too_long, adapters)
 
 
 def as_tokens(prompt: tuple[int, ...], n_vocab: int) -> Ints:

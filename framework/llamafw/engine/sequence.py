@@ -5,13 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from math import inf
-from time import perf_counter
 from typing import Any, Literal
+
+import numpy as np
 
 from llamafw.engine import context_shift
 from llamafw.engine.detokenizer import Detokenizer, Piece
+from llamafw.engine.pausing import Pause
 from llamafw.engine.prompt import PreparedPrompt
-from llamafw.engine.slots import Slot
+from llamafw.engine.request_times import RequestTimes
+from llamafw.engine.slots import NO_TOKENS, Slot
 from llamafw.errors import DeadlineExceeded, RequestError
 from llamafw.interfaces import Tokenizer
 from llamafw.sampling.chain import Chain, NoTokenAllowed
@@ -65,6 +68,7 @@ class Sequence:
 
     output: Literal["logits", "hidden"] = "logits"
     failure_message = "the response could not be continued"
+    types = None
 
     def __init__(
         self,
@@ -78,12 +82,14 @@ class Sequence:
         send: Callable[[Delta | RequestError], None],
         arrived: float | None = None,
     ) -> None:
-        self.request, self.prompt, self.seed = request, prompt.tokens, seed
+        self.request, self.prompt, self.seed, self.adapters = request, prompt.tokens, seed, prompt.adapters
         self.n_keep, self._truncated = prompt.n_keep, prompt.truncated
         self.slot: Slot | None = None
-        self.last = -1
+        self.paused: Pause | None = None
+        self.n_cache_reuse = request.n_cache_reuse
+        self.last, self.draft = -1, NO_TOKENS
         self.done = self.cancelled = False
-        self._chain, self._tokenizer, self._send = chain, tokenizer, send
+        self.chain, self._tokenizer, self._send = chain, tokenizer, send
         self._reasoning: ReasoningConstraint | None = None
         if request.reasoning is not None:
             self._reasoning = ReasoningConstraint(request.reasoning, tokenizer, constraint)
@@ -97,16 +103,16 @@ class Sequence:
         else:
             self._limit, self._limited_by_context = requested, False
 
-        self.n_predicted = 0
+        self.n_predicted = self._n_drafted = self._n_accepted = 0
         self._drawn = array("i")  # 4 bytes per token: a response can be very long
         self.n_done = self.n_cached = 0  # prompt tokens in the cache: now, and when the sequence began
         self.stop_type: StopType = "none"
         self.stopping_word = ""
         self._n_reported = 0  # prompt tokens whose log-probabilities have been sent
         self._has_newline = False
-        self.arrived = perf_counter() if arrived is None else arrived
+        self._times = RequestTimes(arrived)
+        self.arrived, self.level = self._times.arrived, request.sender.priority
         self.deadline = self.arrived + (inf if request.deadline_ms is None else request.deadline_ms / 1e3)
-        self._started = self._first_drawn = self._last_drawn = self.arrived
 
     # --- for the scheduler
 
@@ -147,13 +153,36 @@ class Sequence:
         request = self.request
         if request.prompt_logprobs is not None or (self._reports_logprobs and not request.post_sampling_probs):
             return None
-        return self._chain.n_top if self._constraint is None or self._constraint.free else None
+        return self.chain.n_top if self._constraint is None or self._constraint.free else None
+
+    @property
+    def n_draftable(self) -> int:
+        """How many tokens of a draft it could use now."""
+        slot, requested = self.slot, self.request.draft_n_max
+        if self.n_left or slot is None or len(slot.lost) or requested == 0:
+            return 0
+        n = min(self._limit - self.n_predicted, len(slot.tokens) - slot.n) - 1
+        return n if requested is None else min(n, requested)
+
+    def drawn(self, first: int = 0) -> Ints:
+        """Return the tokens drawn so far, without the ``first`` ones."""
+        return np.array(self._drawn[first:], np.int32)
 
     def begin(self, slot: Slot, n_cached: int) -> None:
         """Start in a slot whose cache holds exactly the first ``n_cached`` tokens of the prompt."""
         self.slot, self.n_cached, self.n_done = slot, n_cached, n_cached
-        self._started = perf_counter()
+        self._times.start()
         self._report_progress()
+
+    def pause(self, paused: Pause) -> None:
+        """Wait without a slot."""
+        self._times.pause()
+        self.slot, self.paused, self.draft = None, paused, NO_TOKENS
+
+    def resume(self, slot: Slot) -> None:
+        """Continue in a slot."""
+        self._times.resume()
+        self.slot, self.paused = slot, None
 
     def advance(self, n: int) -> None:
         """Record that ``n`` more tokens were evaluated."""
@@ -163,14 +192,16 @@ class Sequence:
 
     def _report_progress(self) -> None:
         if self.request.return_progress:
-            ms = (perf_counter() - self._started) * 1e3
-            progress = PromptProgress(len(self.prompt), self.n_cached, self.n_done, ms)
+            progress = PromptProgress(len(self.prompt), self.n_cached, self.n_done, self._times.prompt_ms_so_far)
             self._send(Delta("", id_slot=self._id_slot(), progress=progress))
 
     # --- after a forward pass
 
-    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> None:
+    def take(self, rows: Floats, buffers: CandidateBuffers, ids: Ints | None = None) -> int:
         """Report the prompt's log-probabilities if requested, then draw the next token.
+
+        If there was a draft, further tokens are drawn, as long as they are those of the draft. Each comes from the
+        logits after the tokens before it, as without a draft.
 
         Parameters
         ----------
@@ -181,16 +212,32 @@ class Sequence:
         ids : (m, n) int32, optional
             The tokens of the logits, if there are only those of the `n_top` most likely ones.
 
+        Returns
+        -------
+        int
+            How many rows were used.
+
         Raises
         ------
         RequestError
             A sampler or the grammar failed, or every token is forbidden.
         """
-        rows = self._report_prompt_logprobs(rows[:, : len(buffers.ids)])
-        if len(rows):
-            self._draw_token(buffers, rows[0], None if ids is None else ids[0])
-        elif not self.n_left:  # the request only asked to evaluate the prompt
-            self._end(("", ()), "limit")
+        n_reported, rows = len(rows), self._report_prompt_logprobs(rows[:, : len(buffers.ids)])
+        if not len(rows):
+            if not self.n_left:  # the request only asked to evaluate the prompt
+                self._end(("", ()), "limit")
+            return n_reported
+
+        draft, self.draft = self.draft, NO_TOKENS
+        self._n_drafted += len(draft)
+        for i, expected in enumerate([*draft.tolist(), None]):
+            self._draw_token(buffers, rows[i], None if ids is None else ids[i])
+            if self.done or self.last != expected:
+                break
+            self._n_accepted += 1
+            if ids is not None and self.n_top is None:  # the next token needs all logits
+                break
+        return n_reported - len(rows) + i + 1
 
     def _report_prompt_logprobs(self, rows: Floats) -> Floats:
         """Send the log-probabilities of the prompt tokens that follow ``rows``; return the rows that are left."""
@@ -222,7 +269,7 @@ class Sequence:
         request = self.request
         original = row.copy() if self._reports_logprobs and not request.post_sampling_probs else None
         try:
-            token, candidates = self._chain.pick(buffers, row, self._constraint, ids=ids)
+            token, candidates = self.chain.pick(buffers, row, self._constraint, ids=ids)
         except NoTokenAllowed:
             return self._end(("", ()), "none")
 
@@ -237,10 +284,8 @@ class Sequence:
 
     def _append(self, token: GeneratedToken) -> None:
         """Add a drawn token; send the text that is now certain, or the last delta."""
-        now = perf_counter()
-        if not self.n_predicted:
-            self._first_drawn = now
-        self._last_drawn, self.last = now, token.id
+        self._times.draw()
+        self.last = token.id
         self.n_predicted += 1
         self._drawn.append(token.id)
         self._has_newline = self._has_newline or b"\n" in token.piece
@@ -252,14 +297,14 @@ class Sequence:
             self._end(piece, "eos")
         elif self.n_predicted >= self._limit:
             self._end(piece, "limit", truncated=self._limited_by_context)
-        elif self._has_newline and self._is_over_time(now):
+        elif self._has_newline and self._is_over_time():
             self._end(piece, "limit")
         elif piece[0] or piece[1]:
             self._send(Delta(*piece, self._id_slot(), timings=self._timings_if_requested()))
 
-    def _is_over_time(self, now: float) -> bool:
+    def _is_over_time(self) -> bool:
         limit = self.request.t_max_predict_ms
-        return limit is not None and (now - self._first_drawn) * 1e3 > limit
+        return limit is not None and self._times.predicted_ms > limit
 
     # --- context shift
 
@@ -330,15 +375,8 @@ class Sequence:
 
     def timings(self) -> Timings:
         """Return the counts and times so far."""
-        prompt_end = self._first_drawn if self.n_predicted else perf_counter()
-        return Timings(
-            cache_n=self.n_cached,
-            prompt_n=self.n_done - self.n_cached,
-            prompt_ms=(prompt_end - self._started) * 1e3,
-            predicted_n=self.n_predicted,
-            predicted_ms=(self._last_drawn - prompt_end) * 1e3 if self.n_predicted else 0.0,
-            queue_ms=(self._started - self.arrived) * 1e3,
-        )
+        counts = {"cache_n": self.n_cached, "prompt_n": self.n_done - self.n_cached, "predicted_n": self.n_predicted}
+        return self._times.timings(counts | {"draft_n": self._n_drafted, "draft_n_accepted": self._n_accepted})
 
     def status(self) -> dict[str, Any]:
         """Return the fields of `SlotStatus` that a generation knows."""

@@ -1,29 +1,17 @@
-"""Reads and writes the files of saved slots, which `POST /slots/{id}?action=save` creates.
-
-Layout, integers little-endian: ``LLAMAFWS``, uint32 version, 32 bytes fingerprint, uint32 number of tokens n, uint64
-size of the state, 32 bytes BLAKE2b of the rest, n × int32 tokens, the state.
-"""
+"""Reads and writes the files of saved slots, which `POST /slots/{id}?action=save` creates; see `state_files`."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
-import struct
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
+from llamafw.engine import state_files
+from llamafw.engine.prompt_cache import Entry
+from llamafw.engine.state_files import SLOT
 from llamafw.errors import GenerationError, RequestError
-from llamafw.types import Bytes, Ints
-
-_MAGIC, _VERSION = b"LLAMAFWS", 1
-_HEAD = struct.Struct("<8sI32sIQ32s")
+from llamafw.types import Bytes, Ints, Strengths
 
 
-def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
+def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes, adapters: Strengths) -> int:
     """Write the file atomically; return its size in bytes.
 
     Raises
@@ -33,32 +21,18 @@ def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes) -> int:
     GenerationError
         The file cannot be written.
     """
-    body = tokens.astype("<i4").tobytes()
-    digest = hashlib.blake2b(body, digest_size=32)
-    digest.update(state.data)
-    head = _HEAD.pack(_MAGIC, _VERSION, fingerprint, len(tokens), state.nbytes, digest.digest())
+    entry = Entry(tokens, state, adapters=adapters)
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".slot-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for part in (head, body, state.data):
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        state_files.write(path, SLOT, fingerprint, entry)
     except IsADirectoryError:
         raise RequestError("Invalid filename: it is a folder", param="filename") from None
     except OSError as error:
         raise GenerationError(f"the slot cannot be saved: {error.strerror}") from error
-    return len(head) + len(body) + state.nbytes
+    return state_files.file_size(entry)
 
 
-def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
-    """Return the tokens and the state in a file, and the file's size in bytes.
+def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Entry, int]:
+    """Return what a file holds, and its size in bytes.
 
     Raises
     ------
@@ -67,32 +41,15 @@ def read(path: Path, fingerprint: bytes, n_ctx: int) -> tuple[Ints, Bytes, int]:
         ``n_ctx`` tokens.
     """
     try:
-        with open(path, "rb", opener=_open_without_blocking) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _refusal("it is not a saved slot")
-            head = file.read(_HEAD.size)
-            if len(head) < _HEAD.size or not head.startswith(_MAGIC):
-                raise _refusal("it is not a saved slot")
-            _, version, found, n, n_bytes, digest = _HEAD.unpack(head)
-            if version != _VERSION:
-                raise _refusal(f"its format version is {version}; this server reads {_VERSION}")
-            if found != fingerprint:
-                raise _refusal("it was saved from another model, backend or type of cache")
-            if n > n_ctx:
-                raise _refusal(f"it has {n} tokens; the context of a slot is {n_ctx}")
-            if os.fstat(file.fileno()).st_size != len(head) + 4 * n + n_bytes:
-                raise _refusal("it is incomplete")
-            body = file.read()
+        head = state_files.read_head(path, SLOT, fingerprint)
+        if len(head.tokens) > n_ctx:
+            raise ValueError(f"it has {len(head.tokens)} tokens; the context of a slot is {n_ctx}")
+        entry = Entry(head.tokens, state_files.read_state(path, head), adapters=head.adapters)
     except OSError as error:
         raise _refusal(error.strerror or "it cannot be read") from None
-    if hashlib.blake2b(body, digest_size=32).digest() != digest:
-        raise _refusal("it is damaged")
-    tokens = np.frombuffer(body, "<i4", n).astype(np.int32)
-    return tokens, np.frombuffer(body, np.uint8, n_bytes, 4 * n), len(head) + len(body)
-
-
-def _open_without_blocking(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe would block for ever
+    except ValueError as error:
+        raise _refusal(str(error)) from None
+    return entry, state_files.file_size(entry)
 
 
 def _refusal(reason: str) -> RequestError:

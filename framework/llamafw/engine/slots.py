@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llamafw.types import Ints
+from llamafw.types import Ints, Strengths
 
 if TYPE_CHECKING:
     from llamafw.engine.task import Task
 
-_NO_TOKENS = np.empty(0, np.int32)
+NO_TOKENS = np.empty(0, np.int32)
 
 MIN_TOKENS_TO_COPY = 64
 """Evaluating fewer tokens is about as fast as copying their state from another slot."""
@@ -28,6 +29,7 @@ class Slot:
     """A place for one sequence in the KV cache, and the tokens that are cached there, in order of position."""
 
     __slots__ = (
+        "adapters",
         "busy",
         "cuts",
         "id",
@@ -46,11 +48,12 @@ class Slot:
         self.id = id
         self.tokens: Ints = np.empty(n_ctx, np.int32)  # [:n] are cached
         self.n = 0
+        self.adapters: Strengths = ()  # that the cached tokens were evaluated with
         self.n_exact = n_ctx  # positions before the first shift: after it, the cache differs from a fresh evaluation
         self.n_stable = 0  # positions before the last answer, which the next turn of a chat is likely to repeat
         self.cuts: Collection[int] | None = None  # positions at which it can be cut, besides its end; None: anywhere
         self.marks: list[int] = []  # positions at which a snapshot will be taken, ascending
-        self.lost: Ints = _NO_TOKENS  # tokens that must be evaluated again, before any others
+        self.lost: Ints = NO_TOKENS  # tokens that must be evaluated again, before any others
         self.busy = False
         self.task: Task | None = None  # the current task, or the last one
         self.id_task = -1
@@ -59,7 +62,7 @@ class Slot:
     def release(self) -> None:
         """Record that its task has ended; the cache stays."""
         self.busy = False
-        self.marks, self.lost = [], _NO_TOKENS
+        self.marks, self.lost = [], NO_TOKENS
 
     def extend(self, tokens: Ints) -> None:
         """Record that ``tokens`` were evaluated and are now cached."""
@@ -95,13 +98,13 @@ class Slot:
         """How many of the reusable tokens a saved state can hold."""
         return last_cut(self.cuts, self.n, len(self.reusable))
 
-    def common_prefix(self, prompt: Ints) -> int:
-        """Return how many leading tokens of ``prompt`` are cached and reusable."""
-        return common_prefix(self.reusable, prompt)
+    def common_prefix(self, prompt: Ints, adapters: Strengths = ()) -> int:
+        """Return how many leading tokens of ``prompt`` are cached and reusable; 0 if it has other adapters."""
+        return common_prefix(self.reusable, prompt) if self.adapters == adapters else 0
 
-    def n_reused(self, prompt: Ints) -> int:
+    def n_reused(self, prompt: Ints, adapters: Strengths = ()) -> int:
         """Return how many leading tokens of ``prompt`` are left if the slot is cut for it."""
-        return last_cut(self.cuts, self.n, self.common_prefix(prompt))
+        return last_cut(self.cuts, self.n, self.common_prefix(prompt, adapters))
 
 
 def common_prefix(a: Ints, b: Ints) -> int:
@@ -109,6 +112,29 @@ def common_prefix(a: Ints, b: Ints) -> int:
     n = min(len(a), len(b))
     differs = a[:n] != b[:n]
     return int(differs.argmax()) if differs.any() else n
+
+
+def find_chunks(cached: Ints, prompt: Ints, min_tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield parts of ``cached`` that together are the start of ``prompt``, in their order.
+
+    Yields
+    ------
+    n_skipped : int
+        How many cached tokens are between the previous part and this one.
+    n : int
+        Its length, at least ``min_tokens``.
+    """
+    data, pattern = cached.tobytes(), prompt[:min_tokens].tobytes()
+    end = at = 0
+    while len(prompt) >= min_tokens and (at := data.find(pattern, at)) >= 0:
+        first, offset = divmod(at, cached.itemsize)
+        if offset:  # between two tokens
+            at += 1
+            continue
+        n = common_prefix(cached[first:], prompt)
+        yield first - end, n
+        end, prompt = first + n, prompt[n:]
+        at, pattern = end * cached.itemsize, prompt[:min_tokens].tobytes()
 
 
 def last_cut(cuts: Collection[int] | None, n_cached: int, n: int) -> int:
@@ -138,7 +164,9 @@ class Slots:
         """Return how many slots are free."""
         return sum(not slot.busy for slot in self.all)
 
-    def take(self, prompt: Ints, id_slot: int, *, cache_prompt: bool) -> Slot | None:
+    def take(
+        self, prompt: Ints, id_slot: int, *, cache_prompt: bool, adapters: Strengths = (), n_cache_reuse: int = 0
+    ) -> Slot | None:
         """Assign a slot to a request; return None if the slot, or every slot, is busy.
 
         A request that names a slot gets that one. Another request gets the free slot that can reuse most tokens, if
@@ -147,15 +175,17 @@ class Slots:
         conversation does not replace the long one's cache while another slot is empty.
         """
         allowed: Sequence[Slot] = self.all if id_slot < 0 else self.all[id_slot : id_slot + 1]
-        free = sorted((slot for slot in allowed if not slot.busy), key=lambda slot: slot.last_used)
+        free = sorted((slot for slot in allowed if not slot.busy), key=attrgetter("last_used"))
         if not free:
             return None
 
         def value(slot: Slot) -> int:
-            n = slot.n_reused(prompt) if cache_prompt else 0
+            n = slot.n_reused(prompt, adapters)
+            if n_cache_reuse and slot.adapters == adapters:
+                n += sum(length for _, length in find_chunks(slot.tokens[n : slot.n], prompt[n:], n_cache_reuse))
             return n if self._similarity and n > self._similarity * slot.n else 0
 
-        best = max(free, key=value)
+        best = max(free, key=value) if cache_prompt else free[0]
         self._n_uses += 1
         best.busy, best.last_used, best.id_task = True, self._n_uses, self._n_uses - 1
         return best

@@ -8,26 +8,32 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llamafw.engine.components import build_graph, find_registered
+from llamafw.engine.adapter_loader import check_adapters, open_adapters
+from llamafw.engine.components import build_graph, find_registered, make_context
+from llamafw.engine.drafters import check_draft_model, check_drafters
 from llamafw.engine.load import open_model
 from llamafw.engine.memory_check import check_kv_cache_fits
 from llamafw.errors import SettingsError
-from llamafw.models.requantize import find_quantizer
+from llamafw.models.file_types import find_quantizer
+from llamafw.models.find import find_model
+from llamafw.models.requantize import FLAG as REQUANTIZE
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.types import Model
 
 
 def check_names(settings: Settings, plugins: Plugins) -> None:
-    """Check that plugins provide the backend, the tool parser and the tensor type that the settings name.
+    """Check that plugins provide the backend, the tool parser, the tensor type and the drafters that settings name.
 
     Raises
     ------
     SettingsError
-        No plugin provides one of them, or weights cannot be rounded to the tensor type.
+        No plugin provides one of them, weights cannot be rounded to the tensor type, or an adapter has no scale.
     """
     if settings.requantize is not None:
-        find_quantizer(settings.requantize, plugins.registry("quant"))
+        find_quantizer(settings.requantize, plugins.registry("quant"), REQUANTIZE)
+    check_drafters(settings, plugins)
+    check_adapters(settings)
     names = {"tool_parser": settings.tool_parser}
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
         names["backend"] = settings.backend
@@ -40,7 +46,9 @@ def check_names(settings: Settings, plugins: Plugins) -> None:
 
 
 def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | None:
-    """Open the model file, and check its tokenizer, its architecture and the size of the context.
+    """Open the model file, and check its tokenizer, its architecture, its adapters and the size of the context.
+
+    The file of the draft model is checked, too.
 
     Returns
     -------
@@ -60,9 +68,17 @@ def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | 
 
     model = open_model(path, replace(settings, mmap=True), plugins)
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered architecture
-        check_kv_cache_fits(build_graph(model, plugins), settings)
+        graph = build_graph(model, plugins)
+        check_kv_cache_fits(graph, settings)
+        if settings.lora or settings.lora_scaled or settings.control_vector or settings.control_vector_scaled:
+            open_adapters(make_context(model, graph, settings, plugins, _ignore), settings, plugins, _ignore)
+        check_draft_model(settings, plugins, lambda own: open_model(find_model(own), own, plugins))
     find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")
     return model if settings.mmap else None
+
+
+def _ignore(line: str) -> None:
+    """Do nothing: the line is logged when the model is loaded."""
 
 
 def _is_implemented(hook: str, plugins: Plugins) -> bool:

@@ -15,23 +15,28 @@ from typing import Any
 import numpy as np
 
 from llamafw.engine import debug_log
+from llamafw.engine.adapters import Adapters
+from llamafw.engine.disk_reads import DiskReads
+from llamafw.engine.fair_shares import PROMPT_COST, RESPONSE_COST
+from llamafw.engine.interruptions import Interruptions
 from llamafw.engine.prompt_cache import PromptCache
-from llamafw.engine.scheduler import BatchPart, Scheduler, as_batch
+from llamafw.engine.scheduler import BatchPart, Scheduler, as_batch, without_draft
 from llamafw.engine.slot_caches import SlotCaches
 from llamafw.engine.slots import Slot, Slots
+from llamafw.engine.speculation import Speculation, may_draft
 from llamafw.engine.stats import Counters
+from llamafw.engine.step_results import evaluate_batch
 from llamafw.engine.task import Task
 from llamafw.errors import FAULTS, GenerationError, RequestError, Unavailable
-from llamafw.interfaces import Backend
+from llamafw.interfaces import Backend, EvaluatedTokens
 from llamafw.plugins.failures import Place, describe
 from llamafw.sampling.sampler_kernels import CandidateBuffers
-from llamafw.types import Batch, Floats, Ints
+from llamafw.types import Batch, Floats, Ints, Strengths
 
 log = logging.getLogger(__name__)
 
 _NO_OUTPUTS = np.empty(0, np.int32)
-_MANY = 2**62  # more tokens than any vocabulary has
-_MIN_SAVING = 8  # the most likely tokens are requested if they are at most an eighth of the vocabulary
+_DISK_SECONDS = 1.0  # time limits are checked as often while nothing but the disk is waited for
 
 ReportFailure = Callable[[BaseException, Place], str | None]
 """Counts a failure; returns the plugin that caused it, or None if no plugin did."""
@@ -43,10 +48,10 @@ def ignore_blame(error: BaseException, place: Place) -> None:
 
 @dataclass(slots=True, eq=False)
 class SlotJob:
-    """Work on one slot's cache that must wait until the slot is free."""
+    """Work between two steps, on one slot's cache if the slot is free, or on the whole engine."""
 
-    slot: int
-    work: Callable[[Slot], Any]
+    slot: int | None  # None: work that is not about a slot, and only must be done between two steps
+    work: Callable[[Any], Any]  # gets the slot
     send: Callable[[Any], None]  # receives the result or a RequestError
     arrived: float
     cancelled: bool = False  # the client disconnected
@@ -65,10 +70,16 @@ class Worker:
         Assigns the slots.
     cache : PromptCache
         Receives the states of slots that are about to be overwritten.
+    disk_reads : DiskReads
+        Reads states for waiting requests.
     n_vocab : int
         Number of tokens that may be drawn.
     timeout : float
         Seconds that a request may wait for a slot.
+    speculation : Speculation
+        Proposes drafts.
+    adapters : Adapters, optional
+        Has the scales of tokens.
     log_caches : bool
         Log the slots' contents after every step.
     report_failure : callable
@@ -81,24 +92,33 @@ class Worker:
         slots: Slots,
         scheduler: Scheduler,
         cache: PromptCache,
+        disk_reads: DiskReads,
         n_vocab: int,
         timeout: float,
+        speculation: Speculation,
         *,
+        adapters: Adapters | None = None,
         log_caches: bool = False,
         report_failure: ReportFailure = ignore_blame,
     ) -> None:
-        self.slots, self.scheduler, self.cache = slots, scheduler, cache
+        self._adapters = adapters or Adapters()
+        self.slots, self.scheduler, self.cache, self._disk_reads = slots, scheduler, cache, disk_reads
         self.caches = SlotCaches(backend, slots.all, cache)
         self.jobs: list[SlotJob] = []
         self.counters = Counters()
         self._backend, self._buffers = backend, CandidateBuffers(n_vocab)
-        self._top_logits = getattr(backend, "top_logits", None)  # of a `CandidateBackend`
+        self._speculation = speculation
+        self._interruptions = Interruptions(backend, scheduler, self.caches, cache, speculation, self.counters)
         self._timeout, self._log_caches, self._report_failure = timeout, log_caches, report_failure
 
     @property
-    def idle(self) -> bool:
-        """Whether there are neither tasks nor jobs."""
-        return self.scheduler.idle and not self.jobs
+    def max_wait(self) -> float | None:
+        """How many seconds to wait for something new before the next step; None: without limit."""
+        if self.scheduler.running or self.jobs:
+            return 0
+        if self._disk_reads:
+            return _DISK_SECONDS
+        return 0 if self.scheduler.waiting else None
 
     def step(self) -> None:
         """Run pending jobs, admit and expire tasks, then run one forward pass if there are tokens to evaluate."""
@@ -106,22 +126,40 @@ class Worker:
         self._admit()
         self._expire()
         self._shift_full_contexts()
+        if self.speculative:
+            self._speculation.propose(self.scheduler.running)
         self._evaluate(self.scheduler.next_parts())
         if self._log_caches:
             log.info("%s", debug_log.describe_caches(self.slots.all, self.cache))
 
     def drop(self, task: Task) -> None:
         """Remove a task that has ended or was cancelled."""
+        self._speculation.finish(task)
         timings = task.timings()
-        if timings is not None and task.slot is not None:
+        if timings is not None and (task.slot is not None or task.paused is not None):
             self.counters.count_request(task.arrived, timings)
+        self._disk_reads.forget(task)
         self.scheduler.remove(task)
+
+    @property
+    def speculative(self) -> bool:
+        """Whether drafts are verified."""
+        return self._speculation.active and self.caches.can_reject
+
+    def close(self) -> None:
+        """Close the drafters and the backend."""
+        self._speculation.close()
+        try:
+            self._backend.close()
+        except FAULTS:
+            log.exception("the backend cannot be closed")
 
     # --- jobs on slots
 
-    def evaluate_prompt(self, slot: Slot, prompt: Ints) -> None:
+    def evaluate_prompt(self, slot: Slot, prompt: Ints, adapters: Strengths = ()) -> None:
         """Replace the contents of a free slot by ``prompt``."""
         self.caches.clear(slot)
+        slot.adapters = adapters
         self.caches.plan_snapshots(slot, prompt)
         try:
             self._evaluate_tokens(slot, prompt)
@@ -136,13 +174,16 @@ class Worker:
         while len(tokens):
             part = tokens[: min(self.scheduler.n_batch, slot.n_to_mark)]
             positions = np.arange(slot.n, slot.n + len(part), dtype=np.int32)
-            self._backend.forward(Batch(part, positions, np.full_like(part, slot.id), _NO_OUTPUTS))
+            scales = np.tile(self._adapters.scales_of(slot.adapters), (len(part), 1)) if slot.adapters else None
+            batch = Batch(part, positions, np.full_like(part, slot.id), _NO_OUTPUTS, scales=scales)
+            self._backend.forward(batch)
             self.caches.extend(slot, part)
             tokens = tokens[len(part) :]
 
     def _run_jobs(self) -> None:
         for job in self.jobs.copy():
-            busy = self.slots.all[job.slot].busy
+            slot = None if job.slot is None else self.slots.all[job.slot]
+            busy = slot is not None and slot.busy
             is_late = perf_counter() - job.arrived > self._timeout
             if busy and not is_late and not job.cancelled:
                 continue
@@ -154,11 +195,14 @@ class Worker:
                 job.send(Unavailable(f"slot {job.slot} did not become free within {self._timeout:g} s"))
                 continue
             try:
-                result = job.work(self.slots.all[job.slot])
+                result = job.work(slot)
             except RequestError as error:
                 result = error
             except FAULTS as error:
-                result = self._log_failure(error, f"the cache of slot {job.slot} cannot be used")
+                summary = "the adapters cannot be changed"
+                if slot is not None:
+                    summary = f"the cache of slot {slot.id} cannot be used"
+                result = self._log_failure(error, summary)
             job.send(result)
 
     # --- before a forward pass
@@ -168,28 +212,40 @@ class Worker:
         for task in [*self.scheduler.waiting, *self.scheduler.running]:
             if now > task.deadline:
                 task.expire()
-            elif task.slot is None and now - task.arrived > self._timeout:
+            elif task.slot is None and task.paused is None and now - task.arrived > self._timeout:
                 task.fail(Unavailable(f"no slot became free within {self._timeout:g} s"))
             if task.done:
                 self.drop(task)
 
     def _admit(self) -> None:
+        self._interruptions.make()
         for task in self.scheduler.running:
             self._mark_common_starts(task)
         for task, slot in self.scheduler.admit():
             try:
+                self._adapters.check(task.adapters)
+                if task.paused is not None:
+                    self._interruptions.end(task, slot)
+                    continue
                 n = self.caches.prepare(
                     slot,
                     task.prompt,
                     cache_prompt=task.request.cache_prompt,
                     snapshots=task.output == "logits",
                     n_answer_start=task.n_answer_start,
+                    adapters=task.adapters,
+                    n_cache_reuse=task.n_cache_reuse,
+                    from_disk=self._disk_reads.take(task),
                 )
             except FAULTS as error:
-                task.begin(slot, 0)
+                if task.paused is None:
+                    task.begin(slot, 0)
+                else:
+                    task.resume(slot)
                 self._abort(task, slot, error, f"the cache of slot {slot.id} cannot be prepared")
             else:
                 task.begin(slot, n)
+                self.scheduler.charge(task, PROMPT_COST * task.n_left)
                 self._mark_common_starts(task)
 
     def _mark_common_starts(self, task: Task) -> None:
@@ -219,17 +275,19 @@ class Worker:
     def _evaluate(self, parts: Sequence[BatchPart]) -> None:
         """Run one forward pass and hand out its rows.
 
-        If it fails, run each part alone.
+        If it fails, run each part alone and without its draft.
         """
         if not parts:
             return
-        batch = as_batch(parts)
+        batch, started = as_batch(parts, self._adapters.scales_of), perf_counter()
         try:
-            rows, ids = self._forward(batch, parts)
-            if len(rows) != len(batch.outputs):
-                raise ValueError(f"{len(rows)} rows for {len(batch.outputs)} outputs")
+            for part in parts:
+                if part.n_draft:
+                    self.caches.hold(part.slot)
+            with_hidden = self.speculative and self._speculation.wants_hidden
+            results = evaluate_batch(self._backend, batch, parts, len(self._buffers.ids), with_hidden=with_hidden)
         except FAULTS as error:
-            if len(parts) == 1:
+            if len(parts) == 1 and not parts[0].n_draft:
                 task, slot = parts[0].task, parts[0].slot
                 summary = f"the backend failed on {len(batch.tokens)} tokens of slot {slot.id}"
                 return self._abort(task, slot, error, summary)
@@ -239,28 +297,34 @@ class Worker:
                 self._retry(part)
             return
 
+        seconds = perf_counter() - started
         self.counters.count_pass(len(parts))
-        first = 0
-        for part in parts:
-            self.caches.extend(part.slot, part.tokens)
-            if part.repeats:
-                continue
-            part.task.advance(len(part.tokens))
-            here = slice(first, first + len(part.outputs))
-            self._hand_out(part.task, rows[here], None if ids is None else ids[here])
-            first = here.stop
+        self.scheduler.record(parts, seconds)
+        if len(batch.outputs) == len(batch.tokens) == sum(1 + part.n_draft for part in parts):
+            self._speculation.record_step(len(parts), len(batch.tokens), seconds)
+        lengths = [self._finish_part(*of_part) for of_part in results.by_part(parts)]
+        if results.hidden is not None:
+            self._show_hidden(parts, lengths, results.hidden)
 
-    def _forward(self, batch: Batch, parts: Sequence[BatchPart]) -> tuple[Floats, Ints | None]:
-        """Return the output rows of a batch, and the tokens of their logits if these are only the most likely ones."""
-        if parts[0].task.output == "hidden":
-            return self._backend.hidden(batch), None
-        n_top = [part.task.n_top for part in parts if len(part.outputs)] if self._top_logits else []
-        n = max((_MANY if n is None else n for n in n_top), default=_MANY)
-        n_vocab = len(self._buffers.ids)
-        if n > n_vocab // _MIN_SAVING:
-            return self._backend.forward(batch), None
-        ids, rows = self._top_logits(batch, n, n_vocab)  # type: ignore[misc]  # n_top is empty without it
-        return rows, ids
+    def _finish_part(self, part: BatchPart, rows: Floats, ids: Ints | None) -> int:
+        """Record the tokens of a part and hand out its rows; return how many tokens its slot has more than before."""
+        n_before = part.slot.n
+        self.caches.extend(part.slot, part.tokens)
+        if not part.repeats:
+            part.task.advance(len(part.tokens))
+            self._hand_out(part, rows, ids)
+        return part.slot.n - n_before
+
+    def _show_hidden(self, parts: Sequence[BatchPart], lengths: Sequence[int], hidden: Floats) -> None:
+        """Show the drafters the tokens that stay in their slots; ``hidden`` are the rows of all tokens of the batch."""
+        states, first = [], 0
+        for part, n in zip(parts, lengths, strict=True):
+            if n > 0 and may_draft(part.task):
+                slot = part.slot
+                states.append(EvaluatedTokens(slot.id, slot.tokens[: slot.n], hidden[first : first + n]))
+            first += len(part.tokens)
+        if states:
+            self._speculation.observe(states)
 
     def _retry(self, part: BatchPart) -> None:
         try:
@@ -268,13 +332,14 @@ class Worker:
             self._evaluate_tokens(part.slot, part.slot.lost[:n_lost])
         except FAULTS as error:
             return self._abort(part.task, part.slot, error, f"slot {part.slot.id} cannot be reset")
-        self._evaluate([part])
+        self._evaluate([without_draft(part)])
 
-    def _hand_out(self, task: Task, rows: Floats, ids: Ints | None) -> None:
-        """Pass rows to their task; a failure ends this task only."""
+    def _hand_out(self, part: BatchPart, rows: Floats, ids: Ints | None) -> None:
+        """Pass rows to their task, and remove the rest of its draft; a failure ends this task only."""
+        task, n_used, n_before = part.task, 1, part.task.n_predicted
         if len(rows) or not task.n_left:
             try:
-                task.take(rows, self._buffers, ids)
+                n_used = task.take(rows, self._buffers, ids)
             except RequestError as error:
                 if error.status >= 500:
                     log.error("a request failed%s: %s", self._plugin_suffix(error), error.message, exc_info=error)
@@ -282,8 +347,24 @@ class Worker:
                 task.fail(error)
             except FAULTS as error:
                 task.fail(self._log_failure(error, "a request failed", task.failure_message))
+        self.scheduler.charge(task, RESPONSE_COST * (task.n_predicted - n_before))
+        if part.n_draft:
+            self._settle_draft(part, n_used - 1)
         if task.done:
             self.drop(task)
+
+    def _settle_draft(self, part: BatchPart, n_accepted: int) -> None:
+        """Count a draft of which ``n_accepted`` tokens were drawn, and remove the others from the cache."""
+        slot = part.slot
+        self.counters.count_draft(part.n_draft, n_accepted)
+        self._speculation.record_draft(part.task, part.n_draft, n_accepted)
+        if n_accepted == part.n_draft:
+            return
+        try:
+            self.caches.reject(slot, slot.n - part.n_draft + n_accepted)
+        except FAULTS as error:
+            part.task.fail(self._log_failure(error, f"the draft in slot {slot.id} cannot be removed"))
+            self.caches.clear_after_failure(slot)
 
     # --- failures
 

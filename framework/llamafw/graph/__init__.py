@@ -4,13 +4,19 @@ An architecture is a function from a model file to a `Graph`. Operators are subc
 shapes of its inputs and can be evaluated with numpy. Independent of files, tensor types and backends.
 """
 
-from llamafw.graph.attention import Attention, Cache, KeyValue, Rope, Rotation
+from llamafw.graph.adapters import Adaptation, Adapter, LowRank, Stack, StackPart, adapt
+from llamafw.graph.attention import MAX_DISTANCE, Attention, Cache, KeyValue, Rope, Rotation, bias_by_distance, key_rope
 from llamafw.graph.blocks import (
+    add_token_types,
+    alibi_slopes,
     attention_inputs,
     gate_and_up,
     gated_ffn,
     layer_count,
     output_matrix,
+    plain_ffn,
+    position_embedding,
+    self_attention,
     softcap,
     token_embedding,
 )
@@ -39,19 +45,31 @@ from llamafw.graph.builders import (
 )
 from llamafw.graph.evaluate import Evaluation, Evaluator, evaluate, read_weights
 from llamafw.graph.experts import ExpertLinear, Gather, GroupMask, SparseMixer, TopK, WeightedSum
+from llamafw.graph.grouped_positions import GroupedPositions
 from llamafw.graph.latent import LatentSizes, latent_attention, latent_sizes
 from llamafw.graph.metadata import Heads, Metadata
-from llamafw.graph.mixers import StateSizes, gated_delta_net, mamba2, short_convolution, state_sizes
+from llamafw.graph.mixers import (
+    ScanSizes,
+    StateSizes,
+    gated_delta_net,
+    mamba,
+    mamba2,
+    scan_sizes,
+    short_convolution,
+    state_sizes,
+)
 from llamafw.graph.model import Graph, State, layer_of, states
+from llamafw.graph.prediction import prediction
 from llamafw.graph.recurrent import Conv, LinearAttention, SelectiveScan
 from llamafw.graph.rewrite import rewrite
 from llamafw.graph.rotation import plain_rotation, rotation, yarn_temperature
-from llamafw.graph.routing import Gating, Routing, expert_parameter, experts, route, routing
+from llamafw.graph.routing import Gating, Routing, expert_parameter, experts, route, routing, shared_expert
 from llamafw.graph.rows import (
     Activation,
     Add,
     Clamp,
     EmbeddingLookup,
+    Function,
     L2Norm,
     LayerNorm,
     LayerOutput,
@@ -64,23 +82,42 @@ from llamafw.graph.rows import (
     WeightAdd,
     WeightMul,
 )
+from llamafw.graph.self_extend import self_extend
 from llamafw.graph.shapes import Concat, Repeat, Reshape, Slice
 from llamafw.graph.show import as_dot, as_json, as_text
 from llamafw.graph.text_state import TextState
-from llamafw.graph.values import POSITIONS, TOKENS, Array, GraphError, Input, Shape, Value, size_of
-from llamafw.graph.weights import Parameter, Parameters, Weight
+from llamafw.graph.values import (
+    POSITIONS,
+    TOKENS,
+    TYPES,
+    Array,
+    GraphError,
+    HiddenRows,
+    Input,
+    Shape,
+    TokenScales,
+    Value,
+    size_of,
+)
+from llamafw.graph.weights import HEADS, Parameter, Parameters, Weight
 
 __all__ = [
     "Activation",
     "activation",
+    "adapt",
+    "Adaptation",
+    "Adapter",
     "Add",
+    "add_token_types",
     "Array",
+    "alibi_slopes",
     "as_dot",
     "as_json",
     "as_text",
     "Attention",
     "attention",
     "attention_inputs",
+    "bias_by_distance",
     "Cache",
     "cache",
     "Clamp",
@@ -98,6 +135,7 @@ __all__ = [
     "expert_parameter",
     "ExpertLinear",
     "flat",
+    "Function",
     "gate_and_up",
     "gated_delta_net",
     "gated_ffn",
@@ -106,10 +144,14 @@ __all__ = [
     "Gating",
     "Graph",
     "GraphError",
+    "GroupedPositions",
     "GroupMask",
+    "HEADS",
     "Heads",
     "heads",
+    "HiddenRows",
     "Input",
+    "key_rope",
     "KeyValue",
     "L2Norm",
     "latent_attention",
@@ -124,7 +166,10 @@ __all__ = [
     "Linear",
     "linear",
     "LinearAttention",
+    "LowRank",
+    "mamba",
     "mamba2",
+    "MAX_DISTANCE",
     "Metadata",
     "Mul",
     "Normalise",
@@ -132,8 +177,11 @@ __all__ = [
     "output_matrix",
     "Parameter",
     "Parameters",
+    "plain_ffn",
     "plain_rotation",
+    "position_embedding",
     "POSITIONS",
+    "prediction",
     "read_weights",
     "Repeat",
     "Reshape",
@@ -148,8 +196,13 @@ __all__ = [
     "Routing",
     "routing",
     "Scale",
+    "scan_sizes",
+    "ScanSizes",
     "SelectiveScan",
+    "self_attention",
+    "self_extend",
     "Shape",
+    "shared_expert",
     "short_convolution",
     "size_of",
     "Slice",
@@ -158,6 +211,8 @@ __all__ = [
     "softmax",
     "SparseMixer",
     "split",
+    "Stack",
+    "StackPart",
     "State",
     "state_sizes",
     "StateSizes",
@@ -165,8 +220,10 @@ __all__ = [
     "TextState",
     "token_embedding",
     "TOKENS",
+    "TokenScales",
     "top_k",
     "TopK",
+    "TYPES",
     "Value",
     "Weight",
     "WeightAdd",

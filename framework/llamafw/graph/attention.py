@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -10,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafw.errors import suggest
-from llamafw.graph.rows import softmax_rows
+from llamafw.graph.grouped_positions import GroupedPositions
+from llamafw.graph.rows import EmbeddingLookup, Linear, softmax_rows
+from llamafw.graph.shapes import Concat
 from llamafw.graph.values import POSITIONS, Array, GraphError, Shape, Value
 from llamafw.graph.weights import Weight
 
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from llamafw.graph.evaluate import Evaluation
 
 WindowKind = Literal["sliding", "chunked", "symmetric"]
+
+MAX_DISTANCE = 128
+"""The distance from which on `bias_by_distance` is constant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,13 @@ class Rotation:
         """How many numbers of a head are rotated."""
         return 2 * len(self.frequencies)
 
+    def pairs(self) -> tuple[slice, slice]:
+        """Return where the first and the second numbers of the pairs are in a head."""
+        start, n = self.offset, len(self.frequencies)
+        if self.interleaved:
+            return slice(start, start + 2 * n, 2), slice(start + 1, start + 2 * n, 2)
+        return slice(start, start + n), slice(start + n, start + 2 * n)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rope(Value):
@@ -73,12 +86,7 @@ class Rope(Value):
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the rotated rows."""
         rotation = self.rotation
-        n, start = len(rotation.frequencies), rotation.offset
-        if rotation.interleaved:
-            first, second = slice(start, start + 2 * n, 2), slice(start + 1, start + 2 * n, 2)
-        else:
-            first, second = slice(start, start + n), slice(start + n, start + 2 * n)
-
+        first, second = rotation.pairs()
         angles = (inputs["positions"][:, None] * rotation.frequencies_for(run.n_ctx))[:, None]
         cos, sin = np.cos(angles) * rotation.magnitude, np.sin(angles) * rotation.magnitude
         x, rotated = inputs["x"], inputs["x"].copy()
@@ -107,8 +115,15 @@ class Cache(Value):
         return True
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> tuple[Array, Array]:
-        """Return the keys and values of the whole text, ``(n_positions, n_head_kv, size)``."""
-        return run.extend(self, inputs["k"], inputs["v"])
+        """Return the keys and values of the whole text, ``(n_positions, n_head_kv, size)``.
+
+        With `GroupedPositions` there are keys for each token: ``(n_tokens, n_positions, n_head_kv, size)``.
+        """
+        keys, values = run.extend(self, inputs["k"], inputs["v"])
+        rope, start = _last_rope(self.k)
+        if rope is None or not isinstance(rope.positions, GroupedPositions):
+            return keys, values
+        return rope.positions.seen(keys, run.positions, rope.rotation, start, run.n_ctx), values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +166,9 @@ class Attention(Value):
     temperature: tuple[float, int] | None = None
     """``(factor, length)``: queries are multiplied by ``1 + factor · ln(1 + floor(position / length))``."""
 
+    temperature_offset: int = 0  # added to the position in this formula
+    position_bias: Weight | None = None  # (n_bucket, n_head) added to scores, see `bias_by_distance`
+
     def infer_shape(self) -> Shape:
         """Return the shape of the values, one row per query head."""
         n_head, size = self.q.shape if len(self.q.shape) == 2 else (0, 0)
@@ -161,6 +179,9 @@ class Attention(Value):
             raise GraphError(f"the tensor {self.sinks.name!r} has shape {self.sinks.shape} instead of {(n_head,)}")
         if self.alibi and len(self.alibi) != n_head:
             raise GraphError(f"alibi has {len(self.alibi)} slopes, but there are {n_head} heads")
+        bias = self.position_bias
+        if bias is not None and (len(bias.shape) != 2 or bias.shape[1] != n_head or not bias.shape[0] // 4):
+            raise GraphError(f"the tensor {bias.name!r} has shape {bias.shape}, which does not fit {n_head} heads")
         if self.window is not None and self.window < 1:
             raise GraphError(f"the window is {self.window}; it must be at least 1, or None")
         if self.window_kind not in get_args(WindowKind):
@@ -173,20 +194,23 @@ class Attention(Value):
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
         """Return the weighted sums of the values."""
         n_head, n_head_kv = self.q.shape[0], self.past.k.shape[0]
-        keys, values = (np.repeat(part, n_head // n_head_kv, 1) for part in inputs["past"])
+        keys, values = (np.repeat(part, n_head // n_head_kv, -2) for part in inputs["past"])
         q, positions = inputs["q"], run.positions
-        key_positions = positions if isinstance(self.past, KeyValue) else np.arange(len(keys))
+        key_positions = positions if isinstance(self.past, KeyValue) else np.arange(len(values))
 
         if self.temperature is not None:
             factor, length = self.temperature
-            q = q * (1 + factor * np.log1p(positions // length))[:, None, None]
-        scores = np.einsum("qhs,khs->hqk", q, keys) * self.scale
+            q = q * (1 + factor * np.log1p((positions + self.temperature_offset) // length))[:, None, None]
+        scores = np.einsum("qhs,khs->hqk" if keys.ndim == 3 else "qhs,qkhs->hqk", q, keys) * self.scale
         if self.softcap is not None:
             scores = self.softcap * np.tanh(scores / self.softcap)
 
+        distance = key_positions - positions[:, None]
         if self.alibi:
-            distance = positions[:, None] - key_positions
             scores = scores - np.array(self.alibi)[:, None, None] * np.abs(distance)
+        if self.position_bias is not None:
+            bias = bias_by_distance(run.weight(self.position_bias))
+            scores = scores + bias[:, np.clip(distance, -MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE]
         scores = np.where(self.visible(positions, key_positions), scores, -np.inf)
 
         if self.sinks is None:
@@ -207,6 +231,58 @@ class Attention(Value):
         if self.window_kind == "chunked":
             return seen & (positions[:, None] // self.window == key_positions // self.window)
         return seen & (np.abs(distance) <= self.window // 2)
+
+
+def key_rope(keys: Value) -> tuple[Rope | None, int]:
+    """Return the rotation of the keys of a cache, None if they are not rotated, and the number at which it begins.
+
+    Raises
+    ------
+    GraphError
+        Something is computed from rotated numbers before they are keys, so keys cannot move to other positions.
+    """
+    rope, start = _last_rope(keys)
+    todo = [keys] if rope is None else []
+    for value in todo:
+        if isinstance(value, Rope):
+            raise GraphError("the keys of this model cannot be moved to other positions")
+        if not isinstance(value, Linear | EmbeddingLookup | Attention) and not value.state_shape:
+            todo += value.inputs()
+    return rope, start
+
+
+def _last_rope(keys: Value) -> tuple[Rope | None, int]:
+    """Return the rotation from which a key or a part of it comes, None if there is none, and where the part begins."""
+    parts = keys.inputs() if isinstance(keys, Concat) else [keys]
+    for i, part in enumerate(parts):
+        if isinstance(part, Rope):
+            return part, sum(one.shape[-1] for one in parts[:i])
+    return None, 0
+
+
+def bias_by_distance(table: Array) -> Array:
+    """Return T5's bias for keys at each distance from −128 (before the query) to 128 (arXiv:1910.10683, section 2.1).
+
+    Each half of the buckets is for one direction. The first half of these are for one distance each; the others are for
+    ranges of distances that grow exponentially up to `MAX_DISTANCE`.
+
+    Parameters
+    ----------
+    table : array
+        The biases of each bucket, ``(n_bucket, n_head)``.
+
+    Returns
+    -------
+    array
+        The biases of each head, ``(n_head, 257)``.
+    """
+    distance = np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)
+    n = len(table) // 2
+    n_single, far = n // 2, np.abs(distance)
+    share = np.log(np.maximum(far, n_single) / n_single) / math.log(MAX_DISTANCE / n_single)
+    ranges = np.minimum(n_single + (share * (n - n_single)).astype(int), n - 1)
+    buckets = np.where(far < n_single, far, ranges) + np.where(distance > 0, n, 0)
+    return np.ascontiguousarray(table[buckets].T)
 
 
 def _kv_shape(k: Value, v: Value) -> Shape:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 from llamafw.errors import ModelError
-from llamafw.graph.builders import activation, embedding, heads, linear
-from llamafw.graph.metadata import Metadata
-from llamafw.graph.rows import Function
-from llamafw.graph.values import TOKENS, GraphError, Value
+from llamafw.graph.attention import Rotation
+from llamafw.graph.builders import activation, attention, cache, embedding, flat, heads, linear, rope
+from llamafw.graph.metadata import Heads, Metadata
+from llamafw.graph.rows import Function, WeightAdd
+from llamafw.graph.values import POSITIONS, TOKENS, TYPES, GraphError, Value
 from llamafw.graph.weights import Parameter, Parameters
 
 
@@ -18,6 +23,12 @@ def token_embedding(m: Metadata, w: Parameters) -> Value:
     if tokens is not None and len(tokens) != n_rows:
         raise ModelError(f"{m.model.path}: {matrix.weight.name!r} has {n_rows} rows for {len(tokens)} tokens")
     return embedding(TOKENS, w.of_shape("token_embd", n_rows, m.integer("embedding_length")))
+
+
+def position_embedding(m: Metadata, w: Parameters) -> Value:
+    """Return each position's row of ``position_embd``, which must have one for each position of the context."""
+    shape = (m.integer("context_length"), m.integer("embedding_length"))
+    return embedding(POSITIONS, w.of_shape("position_embd", *shape))
 
 
 def layer_count(m: Metadata, w: Parameters) -> int:
@@ -63,6 +74,44 @@ def attention_inputs(
     return heads(q, n_head, size), heads(k, n_head_kv, size), heads(v, n_head_kv, value_size)
 
 
+def self_attention(
+    x: Value,
+    layer: Parameters,
+    sizes: Heads,
+    turn: Rotation | None,
+    *,
+    scale: float | None = None,
+    norm: Callable[[Value, Parameter], Value] | None = None,
+    **options: Any,
+) -> Value:
+    """Return causal attention with rotary positions, as the output of ``attn_output``.
+
+    Parameters
+    ----------
+    x : Value
+        The input of the projections, ``(n_embd,)``.
+    layer : Parameters
+        The layer's parameters: those of `attention_inputs`, and ``attn_output``.
+    sizes : Heads
+        Numbers and sizes of the heads.
+    turn : Rotation, optional
+        The rotary positions. None: the layer has no positions.
+    scale : float, optional
+        The factor on scores. Default: ``1 / sqrt(size)``.
+    norm : callable, optional
+        Normalises queries and keys before they are rotated, given their heads and ``attn_q_norm`` or ``attn_k_norm``.
+    **options
+        More options of `Attention`.
+    """
+    q, k, v = attention_inputs(x, layer, *sizes)
+    if norm is not None:
+        q, k = norm(q, layer["attn_q_norm"]), norm(k, layer["attn_k_norm"])
+    if turn is not None:
+        q, k = rope(q, turn), rope(k, turn)
+    a = attention(q, cache(k, v), sizes.size**-0.5 if scale is None else scale, **options)
+    return linear(flat(a), layer["attn_output"])
+
+
 def gated_ffn(x: Value, layer: Parameters, function: Function = "silu", *, suffix: str = "") -> Value:
     """Return the gated feed-forward block ``down (f(gate x) · up x)``, SwiGLU by default (arXiv:2002.05202).
 
@@ -71,6 +120,11 @@ def gated_ffn(x: Value, layer: Parameters, function: Function = "silu", *, suffi
     """
     gate, up = gate_and_up(layer, suffix)
     return linear(activation(linear(x, gate), function) * linear(x, up), layer[f"ffn_down{suffix}"])
+
+
+def plain_ffn(x: Value, layer: Parameters, function: Function, *, suffix: str = "") -> Value:
+    """Return the feed-forward block without a gate, ``down f(up x)``; a ``suffix`` belongs to all names."""
+    return linear(activation(linear(x, layer[f"ffn_up{suffix}"]), function), layer[f"ffn_down{suffix}"])
 
 
 def gate_and_up(layer: Parameters, suffix: str = "") -> tuple[Parameter, Parameter]:
@@ -90,6 +144,30 @@ def gate_and_up(layer: Parameters, suffix: str = "") -> tuple[Parameter, Paramet
 def softcap(x: Value, cap: float) -> Value:
     """Return ``cap · tanh(x / cap)``, or ``x`` if ``cap`` is 0 (arXiv:2408.00118)."""
     return activation(x * (1 / cap), "tanh") * cap if cap else x
+
+
+def add_token_types(x: Value, w: Parameters) -> Value:
+    """Return the embeddings of tokens plus those of their types, which BERT has; files may have none."""
+    if "token_types" not in w:
+        return x
+    table, (n_embd,) = w["token_types"], x.shape
+    rows = table.weight
+    if len(rows.shape) != 2 or rows.shape[1] != n_embd:
+        raise GraphError(f"the tensor {rows.name!r} has shape {rows.shape}; its rows must have {n_embd} numbers")
+    if rows.shape[0] == 1:
+        return WeightAdd(x, replace(rows, shape=(n_embd,)))
+    return x + embedding(TYPES, table)
+
+
+def alibi_slopes(n_head: int, max_bias: float = 8.0) -> tuple[float, ...]:
+    """Return how much the scores of each head decrease per token of distance (ALiBi, arXiv:2108.12409).
+
+    For a power of two they are ``2^(−max_bias · i / n_head)``, i = 1 … n_head. Other numbers of heads have those of the
+    next lower power of two, and then every other one of the next higher power.
+    """
+    n = 1 << n_head.bit_length() - 1
+    slopes = [2 ** (-max_bias * (i + 1) / n) for i in range(n)]
+    return (*slopes, *(2 ** (-max_bias * (2 * i + 1) / (2 * n)) for i in range(n_head - n)))
 
 
 def output_matrix(parameters: Parameters) -> Parameter:

@@ -12,7 +12,7 @@ import numpy as np
 
 from llamafw.graph.model import Graph
 from llamafw.graph.text_state import TextState
-from llamafw.graph.values import Array, Value
+from llamafw.graph.values import Array, GraphError, Value
 from llamafw.graph.weights import Weight
 from llamafw.types import Model
 
@@ -32,13 +32,40 @@ class Evaluation:
         The state of the text before these tokens; operators update it.
     weights : mapping of str to array
         The model's tensors by name.
+    types : sequence of int, optional
+        The types of the tokens, ``(n_tokens,)``; by default all are 0.
+    scales : array, optional
+        The numbers of `TokenScales`, ``(n_tokens, n)``, or ``(n,)`` if all tokens have the same.
+    hidden : array, optional
+        The numbers of `HiddenRows`, ``(n_tokens, n)``.
     """
 
-    def __init__(self, tokens: Sequence[int], state: TextState, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        state: TextState,
+        weights: Mapping[str, Array],
+        *,
+        types: Sequence[int] | None = None,
+        scales: Array | None = None,
+        hidden: Array | None = None,
+    ) -> None:
         self.tokens = np.array(tokens, np.int64)
+        self.types = np.zeros_like(self.tokens) if types is None else np.array(types, np.int64)
         self.positions = state.n_tokens + np.arange(len(tokens))  # (n_tokens,)
         self.n_ctx = state.n_ctx  # maximum length of the text, in tokens
-        self._state, self._weights = state, weights
+        self._state, self._weights, self._scales, self._hidden = state, weights, scales, hidden
+
+    def scales(self, n: int) -> Array:
+        """Return the numbers that the batch provides for each token, ``(n_tokens, n)``; zeros if it has none."""
+        given = np.zeros(n) if self._scales is None else self._scales
+        return np.broadcast_to(given, (len(self.tokens), n))
+
+    def hidden(self, n: int) -> Array:
+        """Return the hidden states that the batch provides, ``(n_tokens, n)``; GraphError if it has none."""
+        if self._hidden is None or self._hidden.shape != (len(self.tokens), n):
+            raise GraphError(f"the batch has no hidden states of {n} numbers for {len(self.tokens)} tokens")
+        return self._hidden
 
     def weight(self, weight: Weight) -> Array:
         """Return the numbers of a weight."""
@@ -80,7 +107,15 @@ class Evaluator:
         self._weights = _Weights(read, self.dtype)
         self._orders: dict[tuple[Value, ...], list[Value]] = {}
 
-    def __call__(self, tokens: Sequence[int], state: TextState, *results: Value) -> list[Array]:
+    def __call__(
+        self,
+        tokens: Sequence[int],
+        state: TextState,
+        *results: Value,
+        types: Sequence[int] | None = None,
+        scales: Array | None = None,
+        hidden: Array | None = None,
+    ) -> list[Array]:
         """Evaluate the next tokens of a text.
 
         Parameters
@@ -91,6 +126,12 @@ class Evaluator:
             The state of the text before these tokens; afterwards it includes them.
         *results : Value
             Values of the graph.
+        types : sequence of int, optional
+            The types of the tokens, ``(n_tokens,)``; by default all are 0.
+        scales : array, optional
+            The numbers of `TokenScales`, ``(n_tokens, n)``, or ``(n,)`` if all tokens have the same. Default: zeros.
+        hidden : array, optional
+            The numbers of `HiddenRows`, ``(n_tokens, n)``.
 
         Returns
         -------
@@ -99,7 +140,7 @@ class Evaluator:
         """
         if results not in self._orders:
             self._orders[results] = self._needed(results)
-        run = Evaluation(tokens, state, self._weights)
+        run = Evaluation(tokens, state, self._weights, types=types, scales=scales, hidden=hidden)
         rows: dict[Value, Any] = {}
         for value in self._orders[results]:
             rows[value] = self._convert(value.evaluate(_operands(value, rows), run))
@@ -121,7 +162,15 @@ class Evaluator:
         return rows.astype(self.dtype, copy=False) if rows.dtype.kind == "f" else rows
 
 
-def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) -> tuple[Array, Array | None]:
+def evaluate(
+    graph: Graph,
+    tokens: Sequence[int],
+    read: Callable[[str], Array],
+    *,
+    types: Sequence[int] | None = None,
+    scales: Array | None = None,
+    hidden: Array | None = None,
+) -> tuple[Array, Array | None]:
     """Return the hidden states and the logits of each token of a text.
 
     The context is as long as the text.
@@ -134,6 +183,10 @@ def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) 
         The text's tokens from its start, ``(n_tokens,)``.
     read : callable
         Returns the numbers of the tensor with a given name; `read_weights` makes it.
+    types : sequence of int, optional
+        The types of the tokens, ``(n_tokens,)``; by default all are 0.
+    scales, hidden : array, optional
+        See `Evaluator`.
 
     Returns
     -------
@@ -143,8 +196,9 @@ def evaluate(graph: Graph, tokens: Sequence[int], read: Callable[[str], Array]) 
         The logits, if the model has them.
     """
     results = [graph.hidden] if graph.logits is None else [graph.hidden, graph.logits]
-    hidden, *logits = Evaluator(graph, read)(tokens, TextState(graph, len(tokens)), *results)
-    return hidden, logits[0] if logits else None
+    evaluator, state = Evaluator(graph, read), TextState(graph, len(tokens))
+    rows, *logits = evaluator(tokens, state, *results, types=types, scales=scales, hidden=hidden)
+    return rows, logits[0] if logits else None
 
 
 def read_weights(model: Model, quants: Mapping[str, Quant]) -> Callable[[str], Array]:

@@ -76,6 +76,16 @@ class Metadata:
             self.fail(key, f"has {len(numbers)} numbers; there are {n} layers")
         return numbers[:n]
 
+    def numbers(self, key: str, n: int) -> list[float]:
+        """Return ``n`` numbers, one per layer, which may be infinite."""
+        value = self._get(key, _MISSING)
+        numbers = value.tolist() if isinstance(value, np.ndarray) else None
+        if not isinstance(numbers, list) or len(numbers) < n or any(type(one) is not float for one in numbers):
+            self.fail(key, f"is {value!r:.80}; it must have one number per layer, for {n} layers")
+        if any(math.isnan(one) for one in numbers):
+            self.fail(key, f"is {value!r:.80}; a number is not a number")
+        return numbers[:n]
+
     def windowed_layers(self, n: int, period: int, *, dense_first: bool = False) -> list[bool]:
         """Return whether each of ``n`` layers sees only a window, from ``attention.sliding_window_pattern``.
 

@@ -1,15 +1,16 @@
-"""Blocks that take the place of attention and keep a state of fixed size: Mamba-2, gated delta net, short convolution.
+"""Blocks that take the place of attention and keep a state of fixed size: Mamba, gated delta net, short convolution.
 
 Independent of architectures, which give the sizes and order of their heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from llamafw.graph.builders import activation, concat, conv, flat, heads, linear, rms_norm, split
 from llamafw.graph.metadata import Metadata
-from llamafw.graph.recurrent import LinearAttention
+from llamafw.graph.recurrent import LinearAttention, SelectiveScan
 from llamafw.graph.rows import L2Norm, WeightAdd, WeightMul
 from llamafw.graph.shapes import Repeat
 from llamafw.graph.values import Value
@@ -93,7 +94,57 @@ def gated_delta_net(x: Value, layer: Parameters, sizes: StateSizes, eps: float, 
     return linear(flat(rms_norm(y, layer["ssm_norm"], eps)) * activation(z, "silu"), layer["ssm_out"])
 
 
-def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
+class ScanSizes(NamedTuple):
+    """Sizes of Mamba-1, whose state has ``n_state`` numbers per channel."""
+
+    n_inner: int  # channels
+    n_state: int
+    n_rank: int  # numbers from which the steps of all channels are computed
+    kernel: int  # how many tokens the convolution sees
+
+
+def scan_sizes(m: Metadata) -> ScanSizes:
+    """Return the sizes of Mamba-1 that a model's metadata give in ``ssm.*``."""
+    return ScanSizes(
+        *(m.integer(f"ssm.{key}") for key in ("inner_size", "state_size", "time_step_rank", "conv_kernel"))
+    )
+
+
+def mamba(x: Value, layer: Parameters, sizes: ScanSizes, norm: Callable[[Value, str], Value] | None = None) -> Value:
+    """Return a Mamba-1 block (arXiv:2312.00752).
+
+    With ``Δ = softplus(W δ + bias)`` per channel, a state decays by ``exp(A Δ)``, learns ``Δ x`` for the key ``B``, and
+    is read with the query ``C``; the input itself is added with the factor ``D``. The output is multiplied by
+    ``silu(z)``.
+
+    Parameters
+    ----------
+    x : Value
+        The input, ``(n_embd,)``.
+    layer : Parameters
+        The layer's parameters: ``ssm_in`` (x and z), ``ssm_conv1d``, ``ssm_x`` (δ, B and C), ``ssm_dt`` (W and bias),
+        ``ssm_a`` (negative), ``ssm_d``, ``ssm_out``.
+    sizes : ScanSizes
+        Sizes of the block.
+    norm : callable, optional
+        Normalises δ, B and C, given with their names: ``dt``, ``b`` and ``c`` (Jamba, arXiv:2403.19887).
+    """
+    mixed, z = split(linear(x, layer.of_shape("ssm_in", 2 * sizes.n_inner, x.shape[-1])), *[sizes.n_inner] * 2)
+    mixed = activation(conv(mixed, layer.of_shape("ssm_conv1d", sizes.n_inner, sizes.kernel)), "silu")
+
+    inputs = layer.of_shape("ssm_x", sizes.n_rank + 2 * sizes.n_state, sizes.n_inner)
+    parts = split(linear(mixed, inputs), sizes.n_rank, sizes.n_state, sizes.n_state)
+    if norm:
+        parts = [norm(part, name) for part, name in zip(parts, ("dt", "b", "c"), strict=True)]
+    rank, b, c = parts
+    layer.tensor("ssm_dt.bias", sizes.n_inner)
+    step = activation(linear(rank, layer.of_shape("ssm_dt", sizes.n_inner, sizes.n_rank)), "softplus")
+
+    a, d = layer.tensor("ssm_a", sizes.n_inner, sizes.n_state), layer.tensor("ssm_d", sizes.n_inner)
+    return linear(SelectiveScan(mixed, step, b, c, a, d) * activation(z, "silu"), layer["ssm_out"])
+
+
+def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float, *, has_norm: bool = True) -> Value:
     """Return a Mamba-2 block (arXiv:2405.21060).
 
     With ``Δ = softplus(δ + bias)`` per head, a state decays by ``exp(A Δ)``, learns ``Δ x`` for the key ``B``, and is
@@ -111,6 +162,8 @@ def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
         Sizes of the heads.
     eps : float
         Of the norm.
+    has_norm : bool
+        Whether the output is normalised, with ``ssm_norm``.
     """
     n_conv = sizes.n_inner + 2 * sizes.n_keys
     inputs = layer.of_shape("ssm_in", sizes.n_inner + n_conv + sizes.n_head, x.shape[-1])
@@ -123,8 +176,10 @@ def mamba2(x: Value, layer: Parameters, sizes: StateSizes, eps: float) -> Value:
     step = heads(activation(WeightAdd(step, layer.tensor("ssm_dt.bias", sizes.n_head)), "softplus"), sizes.n_head)
     y: Value = LinearAttention(q, k, values * step, WeightMul(step, layer.tensor("ssm_a", sizes.n_head, 1)), "decay")
     y = flat(y + WeightMul(values, layer.tensor("ssm_d", sizes.n_head, 1))) * activation(z, "silu")
-    norm = layer.of_shape("ssm_norm", sizes.n_group, sizes.n_inner // sizes.n_group)
-    return linear(flat(rms_norm(heads(y, sizes.n_group), norm, eps)), layer["ssm_out"])
+    if has_norm:
+        norm = layer.of_shape("ssm_norm", sizes.n_group, sizes.n_inner // sizes.n_group)
+        y = flat(rms_norm(heads(y, sizes.n_group), norm, eps))
+    return linear(y, layer["ssm_out"])
 
 
 def short_convolution(x: Value, layer: Parameters, kernel: int) -> Value:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llamafw.graph.attention import Attention, Cache, KeyValue
-from llamafw.graph.rows import LayerOutput
-from llamafw.graph.values import Shape, Value
+from llamafw.graph.rows import EmbeddingLookup, LayerOutput
+from llamafw.graph.values import POSITIONS, TYPES, HiddenRows, Input, Shape, TokenScales, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class Graph:
     hidden: Value  # (n_embd,) after the output norm
     logits: Value | None  # (n_vocab,); None: the model embeds texts and cannot generate
     n_ctx_train: int  # context length used in training, in positions
+    prediction: Graph | None = field(default=None, repr=False)
+    """What predicts the token after the next one, of a token and the hidden state before it; see `prediction`."""
 
     @property
     def n_vocab(self) -> int:
@@ -30,12 +32,39 @@ class Graph:
         return self.hidden.shape[0]
 
     @property
+    def n_scales(self) -> int:
+        """Numbers that a batch must provide for each token; see `TokenScales`."""
+        return next((value.n for value in self if isinstance(value, TokenScales)), 0)
+
+    @property
+    def n_hidden_rows(self) -> int:
+        """Size of the hidden states that a batch must provide, see `HiddenRows`; 0 if it needs none."""
+        return next((value.n for value in self if isinstance(value, HiddenRows)), 0)
+
+    @property
     def causal(self) -> bool:
         """Whether a token depends only on itself and the tokens before it.
 
         If not, a text must be one batch.
         """
         return not any(isinstance(value, KeyValue) for value in self)
+
+    def context_length(self, wanted: int) -> int:
+        """Return how many positions a slot can have: ``wanted``, or the trained context if it is 0.
+
+        Learned positions limit it to their number.
+        """
+        return min([wanted or self.n_ctx_train, *self._table_sizes(POSITIONS)])
+
+    @property
+    def n_types(self) -> int:
+        """How many types of tokens the model tells apart."""
+        return min(self._table_sizes(TYPES), default=1)
+
+    def _table_sizes(self, ids: Input) -> list[int]:
+        """Return the number of rows of each embedding in which the ids are looked up."""
+        lookups = (value for value in self if isinstance(value, EmbeddingLookup) and value.ids is ids)
+        return [value.weight.shape[0] for value in lookups]
 
     def __iter__(self) -> Iterator[Value]:
         """Yield each value once, after the values that it is computed from."""

@@ -16,7 +16,7 @@ def rewrite(graph: Graph, change: Callable[[Value], Value]) -> Graph:
     Parameters
     ----------
     graph : Graph
-        The graph. It is not modified.
+        The graph. It is not modified. Its `Graph.prediction` stays as it is.
     change : callable
         Called once with each operator, in the order of the graph. The operator's inputs are those of the new graph. If
         none of them is new, it is the operator of the old graph itself. It may be returned as it is, or changed with
@@ -35,4 +35,5 @@ def rewrite(graph: Graph, change: Callable[[Value], Value]) -> Graph:
         }
         is_new = any(changed[one] is not one for one in value.inputs())
         changed[value] = change(replace(value, **operands) if is_new else value)
-    return Graph(changed[graph.hidden], None if graph.logits is None else changed[graph.logits], graph.n_ctx_train)
+    logits = None if graph.logits is None else changed[graph.logits]
+    return replace(graph, hidden=changed[graph.hidden], logits=logits)

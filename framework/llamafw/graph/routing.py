@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from llamafw.graph.blocks import gated_ffn
 from llamafw.graph.builders import (
     activation,
     expert_linear,
     gather,
+    heads,
     linear,
     normalise,
     softmax,
@@ -95,6 +97,7 @@ def experts(
     combine: Callable[[Value, Value], Value] | None = None,
     *,
     router: Value | None = None,
+    weighs_inputs: bool = False,
 ) -> Value:
     """Return the feed-forward block of the experts that the router chooses for a token.
 
@@ -112,6 +115,9 @@ def experts(
         Returns the hidden row of each expert from its gate and up rows. Default: ``silu(gate) · up``.
     router : Value, optional
         The router's output, one number per expert. Default: ``ffn_gate_inp · x``.
+    weighs_inputs : bool
+        Whether the inputs of the experts are multiplied by their weights, instead of their outputs. This is the same as
+        to multiply ``gate`` and the output, if the experts have no biases.
     """
     chosen, weights = route(x, layer, how, router)
     down = expert_parameter(layer, "ffn_down_exps", how)
@@ -125,8 +131,21 @@ def experts(
         gate, up = (
             expert_linear(x, chosen, expert_parameter(layer, name, how)) for name in ("ffn_gate_exps", "ffn_up_exps")
         )
+    if weighs_inputs:
+        gate = gate * heads(weights, how.n_used)
     hidden = combine(gate, up) if combine else activation(gate, "silu") * up
     return weighted_sum(expert_linear(hidden, chosen, down), weights)
+
+
+def shared_expert(x: Value, layer: Parameters, *, is_gated: bool = False) -> Value:
+    """Return the feed-forward block ``ffn_*_shexp``, which every token uses beside the chosen experts.
+
+    With a gate, it is multiplied by ``sigmoid(ffn_gate_inp_shexp · x)``.
+    """
+    y = gated_ffn(x, layer, suffix="_shexp")
+    if not is_gated:
+        return y
+    return y * activation(linear(x, layer.of_shape("ffn_gate_inp_shexp", 1, x.shape[-1])), "sigmoid")
 
 
 def route(x: Value, layer: Parameters, how: Routing, router: Value | None = None) -> tuple[Value, Value]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llamafw.graph.evaluate import Evaluation
 
 Function = Literal[
-    "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "sigmoid", "tanh", "softplus", "exp"
+    "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "elu", "sigmoid", "tanh", "softplus", "exp"
 ]
 
 
@@ -349,6 +349,7 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * _sigmoid(1.702 * x),  # the same paper
     "relu": lambda x: np.maximum(x, 0),
     "relu_squared": lambda x: np.maximum(x, 0) ** 2,  # arXiv:2109.08668
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),  # arXiv:1511.07289
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
     "softplus": lambda x: np.logaddexp(x, 0),

@@ -109,18 +109,53 @@ def size_of(value: Value) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Input(Value):
-    """What the batch provides for each token: its id, or its position in the text."""
+    """What the batch provides for each token: its id, its position in the text, or its type."""
 
-    name: Literal["tokens", "positions"]
+    name: Literal["tokens", "positions", "types"]
 
     def infer_shape(self) -> Shape:
         """Return the shape of a single number."""
         return ()
 
     def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
-        """Return the ids or the positions, ``(n_tokens,)``."""
-        return run.tokens if self.name == "tokens" else run.positions
+        """Return the ids, the positions or the types, ``(n_tokens,)``."""
+        return {"tokens": run.tokens, "positions": run.positions, "types": run.types}[self.name]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenScales(Value):
+    """Numbers that the batch provides for each token, such as the strengths of adapters; see `adapters`."""
+
+    n: int
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of one token's numbers."""
+        if self.n < 1:
+            raise GraphError(f"a token cannot have {self.n} scales")
+        return (self.n,)
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the numbers, ``(n_tokens, n)``."""
+        return run.scales(self.n)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HiddenRows(Value):
+    """Hidden states that the batch provides for each token: those of another graph of the same model."""
+
+    n: int
+
+    def infer_shape(self) -> Shape:
+        """Return the shape of one token's hidden state."""
+        if self.n < 1:
+            raise GraphError(f"a hidden state cannot have {self.n} numbers")
+        return (self.n,)
+
+    def evaluate(self, inputs: Mapping[str, Any], run: Evaluation) -> Array:
+        """Return the hidden states, ``(n_tokens, n)``."""
+        return run.hidden(self.n)
 
 
 TOKENS = Input("tokens")
 POSITIONS = Input("positions")
+TYPES = Input("types")

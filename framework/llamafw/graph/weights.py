@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from llamafw.graph.values import GraphError, Shape, Value, operand_names
 from llamafw.types import Model
 
+HEADS = ("cls.", "dense_2.", "dense_3.")
+"""Starts of the names of tensors that make scores and embeddings of hidden states; they are not part of graphs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -82,7 +85,10 @@ class Parameters(Mapping[str, Parameter]):
         if weight is None:
             raise GraphError(f"the tensor '{self._prefix}{name}.weight' is missing")
         self._find(name, "input_scale")  # of NVFP4 files, for activations of 4 bits: of no use here
-        return Parameter(weight, self._find(name, "bias"), self._find(name, "scale"))
+        scale = self._find(name, "scale")
+        if scale is not None and not scale.shape:
+            raise GraphError(f"the tensor {scale.name!r} has shape (), not (1,)")
+        return Parameter(weight, self._find(name, "bias"), scale)
 
     def __contains__(self, name: object) -> bool:
         return f"{self._prefix}{name}.weight" in self._shapes
@@ -112,10 +118,14 @@ class Parameters(Mapping[str, Parameter]):
         """Return whether the file has the tensor that `tensor` would return."""
         return f"{self._prefix}{name}" in self._shapes
 
-    def layers(self, n: int) -> Iterator[Parameters]:
+    def layers(self, n: int, prefix: str = "blk") -> Iterator[Parameters]:
         """Yield the parameters of each layer, whose names begin with ``blk.0.``, ``blk.1.`` …"""
         for i in range(n):
-            yield Parameters(self._shapes, _prefix=f"{self._prefix}blk.{i}.", _used=self._used)
+            yield Parameters(self._shapes, _prefix=f"{self._prefix}{prefix}.{i}.", _used=self._used)
+
+    def layer(self, i: int) -> Parameters:
+        """Return the parameters whose names begin with ``blk.i.``."""
+        return Parameters(self._shapes, _prefix=f"{self._prefix}blk.{i}.", _used=self._used)
 
     def check_all_used(self, architecture: str) -> None:
         """Raise GraphError if the file has an unused tensor: the graph may be incomplete without it."""

@@ -5,10 +5,13 @@ sequences and slots; the event loop belongs to the HTTP server. `hookspecs` says
 """
 
 from llamafw.interfaces.backend import (
+    AdaptingBackend,
     Backend,
     BackendContext,
     BackendFactory,
     CandidateBackend,
+    HiddenBackend,
+    HoldingBackend,
     SharingBackend,
     SnapshotBackend,
 )
@@ -20,6 +23,16 @@ from llamafw.interfaces.chat import (
     ToolParser,
     ToolParserPlugin,
 )
+from llamafw.interfaces.drafter import (
+    Drafter,
+    DrafterContext,
+    DrafterFactory,
+    DraftModel,
+    DraftRequest,
+    EvaluatedTokens,
+    HiddenDrafter,
+    WithHidden,
+)
 from llamafw.interfaces.grammar import Grammar, GrammarCompiler, GrammarContext, GrammarFactory
 from llamafw.interfaces.model import Architecture, Quant, Quantizer
 from llamafw.interfaces.operator import Operator
@@ -28,6 +41,7 @@ from llamafw.interfaces.sampler import Sampler, SamplerContext, SamplerPlugin
 from llamafw.interfaces.tokenizer import Tokenizer
 
 __all__ = [
+    "AdaptingBackend",
     "Architecture",
     "Backend",
     "BackendContext",
@@ -36,10 +50,19 @@ __all__ = [
     "ChatContext",
     "ChatFormat",
     "ChatFormatFactory",
+    "Drafter",
+    "DrafterContext",
+    "DrafterFactory",
+    "DraftModel",
+    "DraftRequest",
+    "EvaluatedTokens",
     "Grammar",
     "GrammarCompiler",
     "GrammarContext",
     "GrammarFactory",
+    "HiddenBackend",
+    "HiddenDrafter",
+    "HoldingBackend",
     "Operator",
     "Quant",
     "Quantizer",
@@ -53,4 +76,5 @@ __all__ = [
     "ToolContext",
     "ToolParser",
     "ToolParserPlugin",
+    "WithHidden",
 ]

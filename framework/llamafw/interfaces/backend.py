@@ -21,8 +21,10 @@ class Backend(Protocol):
     The logits of a token depend only on the tokens of its own slot up to that token. If ``exact`` is True, other slots,
     the division of the prompt into batches, and the number of threads do not change a single bit of them.
 
-    If ``can_cut`` is False, the backend is a `SnapshotBackend`. If slots can share memory, it is a `SharingBackend`. If
-    logits are far from the processor, it can be a `CandidateBackend`.
+    If ``can_cut`` is False, the backend is a `SnapshotBackend`, and should be a `HoldingBackend`. If slots can share
+    memory, it is a `SharingBackend`. If logits are far from the processor, it can be a `CandidateBackend`. If it can
+    run a second graph of the model, for adapters, it is an `AdaptingBackend`. If it can return hidden states and logits
+    together, it is a `HiddenBackend`.
     """
 
     n_slots: int  # sequences held at the same time
@@ -110,6 +112,9 @@ class SnapshotBackend(Backend, Protocol):
     earlier positions. A slot can be cut at its end, at its snapshots, and at 0. The engine asks for snapshots at
     positions where later prompts may diverge, such as the end of a chat's last message. `llamafw.Snapshots` holds
     those of one slot.
+
+    If a slot can be cut at all multiples of some number without copies, the backend has the attribute
+    ``snapshot_step`` with this number, and the engine asks for snapshots there only.
     """
 
     def take_snapshot(self, slot: int) -> None:
@@ -122,6 +127,21 @@ class SnapshotBackend(Backend, Protocol):
         """Return the positions of the snapshots of ``slot``, ascending.
 
         `truncate` and `shift` remove those after the first removed position. `restore` replaces all of them.
+        """
+
+
+class HoldingBackend(SnapshotBackend, Protocol):
+    """A `SnapshotBackend` that can go back by a few positions at low cost, to reject a draft.
+
+    The engine recognises it by its method `hold_state`. With other backends whose ``can_cut`` is False, it verifies no
+    drafts.
+    """
+
+    def hold_state(self, slot: int) -> None:
+        """Keep the state of ``slot`` at its end until the next call for the slot, besides its snapshots.
+
+        `truncate` can go back to it, until the slot is cut before it or `restore` replaces its contents. It is not
+        among `snapshots`. Called before a batch with a draft for the slot.
         """
 
 
@@ -181,6 +201,53 @@ class CandidateBackend(Backend, Protocol):
         """
 
 
+class AdaptingBackend(Backend, Protocol):
+    """A backend that can run the model with adapters: a graph with some operators more, which read `TokenScales`.
+
+    The engine recognises it by its method `set_adapters`. A batch without ``scales`` must give the same results as
+    without adapters. What slots keep is the same for both graphs, and so is its layout.
+    """
+
+    def set_adapters(self, context: BackendContext | None) -> None:
+        """Prepare a graph for batches with ``scales``, in place of the one before; None: there are no adapters.
+
+        Called between batches. At the start, the graph is ``BackendContext.adapted`` instead.
+
+        Parameters
+        ----------
+        context : BackendContext, optional
+            The graph, and the model with the tensors that it needs besides those of the model. The other tensors are
+            those that the backend has already.
+
+        Raises
+        ------
+        ModelError
+            The backend cannot run the graph; it goes on with the one before.
+        """
+
+
+class HiddenBackend(Backend, Protocol):
+    """A backend that can return hidden states together with logits, for drafters that guess with them.
+
+    The engine recognises it by its method `forward_with_hidden`, and calls it instead of `forward` if
+    ``BackendContext.keeps_hidden`` is True.
+    """
+
+    def forward_with_hidden(self, batch: Batch) -> tuple[Floats, Floats]:
+        """Return the logits of ``batch.outputs``, and the hidden states of all tokens of the batch.
+
+        The rules of `forward` apply, to both results. If the backend is exact, the logits are the same as those of
+        `forward`.
+
+        Returns
+        -------
+        logits : (m, n_vocab) float32
+            The logits.
+        hidden : (n, n_embd) float32
+            The hidden states after the output norm.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class BackendContext:
     """The arguments of a `BackendFactory`."""
@@ -191,6 +258,9 @@ class BackendContext:
     quants: Mapping[str, Quant]  # tensor types of all plugins, by name
     log: Callable[[str], None] = field(default=lambda line: None)  # prints a line of progress
     operators: Mapping[str, Operator] = field(default_factory=dict)  # operators of all plugins, by name
+    adapted: BackendContext | None = None  # the same model with adapters, if there are any at the start
+    keeps_hidden: bool = False  # whether `HiddenBackend.forward_with_hidden` will be called
+    beside: Backend | None = None  # runs another graph of the same model; the backend may use its weights
 
     def implementation(self, backend: str, value: Value) -> Any:
         """Return what runs an operator of a plugin in a backend.
@@ -235,5 +305,6 @@ BackendFactory = Callable[[BackendContext], Backend]
 """The object that `register_backends` registers. Called once per model, on the thread that loads it.
 
 It may have a method ``describe_step(context)``, which returns what the backend makes of the model's graph, as text.
-``llamafw graph MODEL --step`` prints it.
+``llamafw graph MODEL --step`` prints it. If its attribute ``has_own_memory`` is True, weights and caches are not in the
+memory of this process, and the server does not check that they fit.
 """

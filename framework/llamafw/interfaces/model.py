@@ -43,9 +43,9 @@ class Quant(Protocol):
 
 
 class Quantizer(Quant, Protocol):
-    """A tensor type that weights can be rounded to: what ``--requantize`` accepts.
+    """A tensor type that weights can be rounded to: what ``--requantize`` and ``llamafw quantize --type`` accept.
 
-    A `Quant` need not have the method. It is used while a model loads.
+    A `Quant` need not have the method. It is used while a model loads, or while a file is written.
     """
 
     def quantize(self, values: Floats, importance: Floats | None = None) -> Bytes:

@@ -25,7 +25,7 @@ class SamplerContext:
 class Sampler(Protocol):
     """Reweighs or removes candidates for one request.
 
-    Called on the engine thread, once per token.
+    Called on the engine thread: for each token, `apply` at least once, and then `accept`.
 
     A sampler with an attribute ``kernel``, a `SamplerKernel`, is compiled: the kernel is called instead of `apply`.
 
@@ -34,7 +34,11 @@ class Sampler(Protocol):
     """
 
     def apply(self, candidates: Candidates) -> None:
-        """Change ``candidates`` in place, leaving at least one."""
+        """Change ``candidates`` in place, leaving at least one.
+
+        Until `accept`, the result depends on the candidates alone: it is repeated if a grammar refuses the token, and
+        called for the guesses of draft models.
+        """
 
     def accept(self, token: int) -> None:
         """Record that ``token`` was drawn.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from llamafw.errors import LlamafwError
+from llamafw.errors import LlamafwError, PluginError
 from llamafw.hookspecs import NAME
 
 Place = Literal["import", "registration", "startup", "request", "token", "event"]
@@ -84,6 +84,11 @@ def describe(error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         text += _location(error)
     return " ".join(text.split())
+
+
+def hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
+    """Return the error that says which plugin failed in which hook, and why."""
+    return PluginError(f"plugin {plugin} failed in {hook}: {describe(error)}")
 
 
 def plugin_traceback(error: BaseException) -> TracebackType | None:

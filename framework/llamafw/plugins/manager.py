@@ -20,7 +20,7 @@ from llamafw import hookspecs
 from llamafw.errors import FAULTS, LlamafwError, PluginError, SettingsError, did_you_mean
 from llamafw.plugins.configuration import PluginSetting, aliases_of, check_plugin_names, option_values
 from llamafw.plugins.discovery import discover, import_plugin
-from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, exc_info
+from llamafw.plugins.failures import FailureLog, Place, describe, drop_context, exc_info, hook_error
 from llamafw.plugins.hook_timer import STARTUP_LIMIT, HookTimer
 from llamafw.plugins.load_checks import (
     check_api_version,
@@ -43,8 +43,10 @@ KINDS = (
     "chat_format",
     "tool_parser",
     "grammar",
+    "drafter",
     "tokenizer",
     "architecture",
+    "conversion",
     "operator",
     "quant",
     "backend",
@@ -105,8 +107,8 @@ class Plugins:
             if name not in known and name not in self.records:
                 self._load(PluginRecord(name, name, "?"), partial(import_plugin, name), blocked=name in blocked)
 
-        aliases = {plugin.name: plugin.aliases for plugin in installed}
-        aliases |= {name: aliases_of(name) for name in extra if name not in known}
+        others = {name: aliases_of(name) for name in extra if name not in known}
+        aliases = {plugin.name: plugin.aliases for plugin in installed} | others
         check_plugin_names(settings, aliases)
         for name, names in aliases.items():
             self._configure(name, [setting for setting in settings if setting.plugin in names])
@@ -228,7 +230,7 @@ class Plugins:
                 failed.append(plugin)
                 self.failures.count(name, "startup")
                 if self._is_fatal(name):
-                    raise _with_hint(_hook_error(name, hook, error), name) from error
+                    raise _with_hint(hook_error(name, hook, error), name) from error
                 self.log_failure(name, hook, error)
 
     def describe_result(self, hook: str, result: Any) -> str:
@@ -383,16 +385,12 @@ def _call(impl: pluggy.HookImpl, hook: str, **arguments: Any) -> Any:
         raise
     except FAULTS as error:
         drop_context(error, handled)
-        raise _hook_error(impl.plugin_name, hook, error) from error
+        raise hook_error(impl.plugin_name, hook, error) from error
 
 
 def _subject(name: str | None) -> str:
     """Return the subject of a message about a plugin, which may be unknown."""
     return f"plugin {name}" if name else "a plugin"
-
-
-def _hook_error(plugin: str, hook: str, error: BaseException) -> PluginError:
-    return PluginError(f"plugin {plugin} failed in {hook}: {describe(error)}")
 
 
 def _with_hint(error: PluginError, plugin: str) -> PluginError:

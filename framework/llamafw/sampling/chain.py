@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from itertools import groupby
 from time import perf_counter
 from typing import Any
@@ -77,6 +78,10 @@ class Chain:
         n: int | None = getattr(self._samplers[0][1], "n_top", None)
         return n
 
+    def rehearse(self) -> Rehearsal:
+        """Return an object that draws the next tokens in advance, without an effect on the chain."""
+        return Rehearsal(self, deepcopy(self._random))
+
     def pick(
         self,
         buffers: CandidateBuffers,
@@ -110,12 +115,12 @@ class Chain:
         """
         # As in llama.cpp: most drawn tokens match the grammar, and testing one is cheaper than masking all.
         original = None if constraint is None or constraint.free else row.copy()
-        token, candidates = self._draw(buffers, row, ids)
+        token, candidates = self.draw(buffers, row, self._random, ids)
         if constraint is not None and not self._accept(constraint, token):
             if original is None:
                 raise GenerationError("a constraint that allows every token refused one")
             self._mask(constraint, original)
-            token, candidates = self._draw(buffers, original)
+            token, candidates = self.draw(buffers, original, self._random)
             if not self._accept(constraint, token):
                 raise GenerationError("the grammar refused a token that its mask allows")
 
@@ -145,8 +150,10 @@ class Chain:
         if row.max() == -np.inf:
             raise NoTokenAllowed
 
-    def _draw(self, buffers: CandidateBuffers, row: Floats, ids: Ints | None = None) -> tuple[int, Candidates]:
-        """Draw a token, ignoring the grammar."""
+    def draw(
+        self, buffers: CandidateBuffers, row: Floats, random: np.random.Generator, ids: Ints | None = None
+    ) -> tuple[int, Candidates]:
+        """Draw a token as `pick` does, without a grammar, and without telling the samplers."""
         logits = row if row.flags.writeable else row.copy()
         candidates = Candidates(buffers.ids, logits) if ids is None else Candidates(ids, logits, sorted=True)
         if len(self._bias_ids):
@@ -173,7 +180,35 @@ class Chain:
             except FAULTS as error:
                 raise SamplerError(names[0]) from error
             self._slow.record("sampler", names[0], perf_counter() - start)
-        return draw(candidates, self._random), candidates
+        return draw(candidates, random), candidates
+
+
+class Rehearsal:
+    """Draws tokens with the samplers and the next random numbers of a chain, which stays as it is.
+
+    From the same logits it draws the tokens that the chain will, unless a grammar or a sampler with a memory decides;
+    from similar ones it mostly does. So drafts agree with sampled text, and not only with the most likely one.
+
+    Parameters
+    ----------
+    chain : Chain
+        The chain. Its samplers are applied, but do not learn of these tokens.
+    random : numpy.random.Generator
+        A copy of its random number generator.
+    """
+
+    def __init__(self, chain: Chain, random: np.random.Generator) -> None:
+        self._chain, self._random = chain, random
+
+    def draw(self, buffers: CandidateBuffers, row: Floats) -> int:
+        """Draw a token from the logits of all tokens, ``(n_vocab,)`` float32, which are overwritten.
+
+        Raises
+        ------
+        RequestError
+            The request's biases forbid every token, the logits are not numbers, or a sampler failed.
+        """
+        return self._chain.draw(buffers, row, self._random)[0]
 
 
 def _fuse_kernels(samplers: Sequence[tuple[str, Sampler]]) -> list[tuple[tuple[str, ...], Sampler | FusedKernels]]:

@@ -9,8 +9,6 @@ from functools import partial
 from connexion.exceptions import InvalidSpecification
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.main import ConnexionMiddleware
-from connexion.middleware.swagger_ui import SwaggerUIMiddleware
-from connexion.options import SwaggerUIOptions
 from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
@@ -114,7 +112,6 @@ def _middlewares(
 
     middlewares: list[Callable[..., ASGIApp]] = [
         with_errors,
-        SwaggerUIMiddleware,
         StrictRoutingMiddleware,
         partial(LoadingMiddleware, app=app),
         partial(AuthenticationMiddleware, document=document, authenticators=authenticators),
@@ -163,7 +160,6 @@ def _route(
         lifespan=loader.lifespan,
         middlewares=middlewares,
         resolver=Resolver(endpoints.__getitem__),
-        swagger_ui_options=SwaggerUIOptions(serve_spec=False, spec_path="/openapi.json", swagger_ui_path="/docs"),
     )
 
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -23,21 +24,45 @@ from llamafw.registry import Registry
 from llamafw.server.routing import operation_id_of
 from llamafw.serving import Authenticator, Credentials
 from llamafw.settings import Settings
-from llamafw.types import User
+from llamafw.types import PRIORITIES, User
 
 USER = "user"
 """Key of the `User` in ``scope["state"]``."""
 
 
-def api_keys(settings: Settings) -> tuple[str, ...]:
-    """Return the keys of ``--api-key`` and ``--api-key-file``."""
+_PRIORITY = re.compile(r"(.*?)\s+priority=(\S*)")  # at the end of a line of the key file
+
+
+def api_keys(settings: Settings) -> dict[str, int]:
+    """Return the keys of ``--api-key`` and ``--api-key-file``, and the priority of each.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, contains no key, or has an invalid priority.
+    """
+    keys = dict.fromkeys(settings.api_key, 0)
     if settings.api_key_file is None:
-        return settings.api_key
+        return keys
     stripped = (line.strip() for line in read_file("--api-key-file", settings.api_key_file).splitlines())
     lines = [line for line in stripped if line and not line.startswith("#")]
     if not lines:  # without keys, the server would be open to everyone
         raise SettingsError(f"--api-key-file: {settings.api_key_file} contains no key")
-    return (*settings.api_key, *lines)
+    return keys | dict(_key_and_priority(line, settings.api_key_file) for line in lines)
+
+
+def _key_and_priority(line: str, file: str) -> tuple[str, int]:
+    match = _PRIORITY.fullmatch(line)
+    if match is None:
+        return line, 0
+    try:
+        priority = int(match[2])
+    except ValueError:
+        priority = PRIORITIES.stop
+    if priority not in PRIORITIES:
+        allowed = f"a whole number from {PRIORITIES.start} to {PRIORITIES.stop - 1}"
+        raise SettingsError(f"--api-key-file: {file}: priority={match[2]:.20} is not {allowed}")
+    return match[1], priority
 
 
 def key_registry(settings: Settings) -> Registry:
@@ -55,10 +80,18 @@ class ApiKeys:
     """The authenticator (`llamafw.Authenticator`) for ``--api-key``.
 
     A user is named after the hash of the key.
+
+    Parameters
+    ----------
+    keys : mapping of str to int
+        The keys and the priority of each; see `User`.
     """
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._users = {key.encode(): User(f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}") for key in keys}
+    def __init__(self, keys: Mapping[str, int]) -> None:
+        self._users = {
+            key.encode(): User(f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}", priority=priority)
+            for key, priority in keys.items()
+        }
         if b"" in self._users:
             raise SettingsError("--api-key: a key cannot be empty")
 

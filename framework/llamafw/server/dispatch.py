@@ -15,9 +15,11 @@ from llamafw.server.authentication import USER
 from llamafw.server.disconnect import CancelOnDisconnect
 from llamafw.server.responses import JSONResponse
 from llamafw.server.routing import operation_id_of
+from llamafw.server.sender import read_sender
 from llamafw.server.sse import EventStream
 from llamafw.serving import Call, Endpoint
 from llamafw.types import Problem
+from llamafw.types.client import sender
 
 
 class Dispatcher:
@@ -57,6 +59,7 @@ class Dispatcher:
             user=scope.get("state", {}).get(USER),
             ignored=parts.setdefault("ignored", []),
         )
+        sender.set(read_sender(call.body, call.user))
         result = None
         async with CancelOnDisconnect(receive) as client:
             result = await self.endpoints[operation_id](call)

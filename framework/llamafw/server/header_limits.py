@@ -12,6 +12,7 @@ from typing import Any
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+    from llamafw.server.joined_head import JoinedHead
     from llamafw.server.request_parser import RequestParser
 except ImportError:  # httptools exists for CPython only
     HttpToolsProtocol = None  # type: ignore[assignment,misc]  # checked in `http_protocol`
@@ -42,7 +43,7 @@ def http_protocol(seconds: float) -> Any:
             self.parser = RequestParser(self)  # type: ignore[assignment]  # has the methods that uvicorn calls
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
-            super().connection_made(transport)
+            super().connection_made(JoinedHead(transport, self.loop.call_soon))  # type: ignore[arg-type]  # has what uvicorn uses
             self._start_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from llamafw.server.responses import to_json
+from llamafw.server.responses import to_json_line
 from llamafw.server.sse import EventStream, OnError, error_event
 
 
@@ -38,4 +38,4 @@ class JSONLines(EventStream):
 
     def encode(self, item: Any) -> bytes:
         """Return an item as a line."""
-        return to_json(item) + b"\n"
+        return to_json_line(item) + b"\n"

@@ -82,8 +82,10 @@ class ModelLoader:
     async def _stop(self) -> None:
         model = self.app.model
         if model is not None:
-            await model.engine.stop(self.app.settings.timeout_graceful_shutdown)
-            self.app.plugins.notify("model_unloaded", model=model.model, app=self.app)
+            grace = self.app.settings.timeout_graceful_shutdown
+            await asyncio.gather(*(loaded.engine.stop(grace) for loaded in model.all))
+            for loaded in model.all:
+                self.app.plugins.notify("model_unloaded", model=loaded.model, app=self.app)
 
     def _run(self) -> None:
         try:
@@ -105,7 +107,9 @@ class ModelLoader:
             self.failed()
             return
         self.app.model = model
-        self.app.plugins.notify("model_loaded", model=model.model, app=self.app)
+        self.app.recommend_defaults(model.sampling)
+        for loaded in model.all:
+            self.app.plugins.notify("model_loaded", model=loaded.model, app=self.app)
         self.ready()
 
     def _report(self, error: BaseException | None) -> None:

@@ -20,6 +20,7 @@ from llamafw.plugins import Plugins
 from llamafw.server import header_limits
 from llamafw.server.app import build_app
 from llamafw.server.lifespan import ModelLoader
+from llamafw.server.records import recorded_server
 from llamafw.server.sockets import BACKLOG, bind
 from llamafw.server.tls import certificate_files
 from llamafw.serving import LoadedModel
@@ -65,6 +66,7 @@ def serve(
     exit_code = 0
 
     def report_ready() -> None:
+        set_model(app.loaded.name)
         log.info("ready on %s", address)
 
     def stop_failed() -> None:
@@ -79,9 +81,12 @@ def serve(
 
     cert, key = certificate_files(settings)
     listeners = bind(settings.host, settings.port, reuse_port=settings.reuse_port)
-    address = ", ".join(listener.url("https" if cert else "http") for listener in listeners)
-    try:
-        asgi, _, loader = build_app(
+    urls = [listener.url("https" if cert else "http") for listener in listeners]
+    address = ", ".join(urls)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.callback(listener.close)
+        asgi, app, loader = build_app(
             settings, plugins, load_and_freeze, ready=report_ready, failed=stop_failed, document=document
         )
         config = uvicorn.Config(
@@ -103,11 +108,10 @@ def serve(
         )
         logging.getLogger("uvicorn").setLevel(uvicorn_level)
 
+        bases = tuple(url + settings.api_prefix if url.startswith("http") else url for url in urls)
+        set_model = stack.enter_context(recorded_server(bases, settings.timeout_graceful_shutdown))
         print(f"llamafw: listening on {address} (loading the model; requests get 503 until it is ready)", flush=True)
         server.run([sock for listener in listeners for sock in listener.sockets])
-    finally:
-        for listener in listeners:
-            listener.close()
 
     if not server.started:
         exit_code = 1

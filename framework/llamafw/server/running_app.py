@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from llamafw import spec
 from llamafw.engine.load import make_system_prompt
 from llamafw.errors import NotSupported, Unavailable
 from llamafw.interfaces import SamplerPlugin
@@ -27,17 +28,23 @@ class RunningApp:
     `ModelLoader` sets the model when it is loaded.
     """
 
-    def __init__(self, settings: Settings, plugins: Plugins, document: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Settings, plugins: Plugins, document: dict[str, Any]) -> None:
         self.settings = settings
         self.plugins = plugins
         self.describe(document)
         self.samplers: Mapping[str, SamplerPlugin] = plugins.registry("sampler")
         self.model: LoadedModel | None = None
 
-    def describe(self, document: Mapping[str, Any]) -> None:
+    def describe(self, document: dict[str, Any]) -> None:
         """Set the API document."""
         self.document = document
         self.document_json = orjson.dumps(document)  # for GET /openapi.json
+
+    def recommend_defaults(self, defaults: Mapping[str, Any]) -> None:
+        """Describe the defaults of request fields that the model recommends."""
+        if defaults:
+            spec.set_recommended_defaults(self.document, defaults, self.settings)
+            self.describe(self.document)
 
     @property
     def installed(self) -> Sequence[PluginInfo]:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from llamafw.errors import FAULTS
 from llamafw.server.disconnect import CancelOnDisconnect
 from llamafw.server.errors import envelope, log_failure, problem_of
-from llamafw.server.responses import to_json
+from llamafw.server.responses import to_json_line
 from llamafw.types import Problem
 
 Explain = Callable[[BaseException], Problem]
@@ -129,10 +129,10 @@ class EventStream(Response):
     def encode(self, item: Any) -> bytes:
         """Return the bytes of one item."""
         if not isinstance(item, ServerSentEvent):
-            return b"data: " + to_json(item) + b"\n\n"
+            return b"data: " + to_json_line(item) + b"\n\n"
         name = f"event: {item.event}\n" if item.event is not None else ""
         id = f"id: {item.id}\n" if item.id is not None else ""
-        return name.encode() + id.encode() + b"data: " + to_json(item.data) + b"\n\n"
+        return name.encode() + id.encode() + b"data: " + to_json_line(item.data) + b"\n\n"
 
     async def _send_events(
         self, scope: Scope, writer: _EventWriter, explain: Explain, ping_seconds: float | None

@@ -15,6 +15,7 @@ import asyncio
 import copy
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -29,7 +30,7 @@ from llamafw.server.content_coding import content_coding, decompress, why_not_ut
 from llamafw.server.integers import IntegerReader
 from llamafw.server.parameters import ParameterReader
 from llamafw.server.routing import operation_id_of
-from llamafw.server.schema import Schemas, fields_of
+from llamafw.server.schema import Fields, Schemas, fields_of
 from llamafw.server.violations import find_violation, violation_error
 
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
@@ -42,7 +43,10 @@ _MAX_DEPTH = 240  # of arrays and objects within each other; jsonschema-rs fails
 
 
 class Body:
-    """The JSON body of one operation."""
+    """The JSON body of one operation.
+
+    Its fields are looked up when they are first needed: the model's file may change their defaults.
+    """
 
     def __init__(self, operation: Mapping[str, Any], schemas: Schemas) -> None:
         body = schemas.raw(operation["requestBody"])
@@ -52,13 +56,21 @@ class Body:
 
         self.required = bool(body.get("required"))
         self._schemas, self._plugin = schemas, operation.get(spec.PLUGIN)
-        self._schema = schemas.convert(content["schema"])
+        self._raw_schema, self._schema = content["schema"], schemas.convert(content["schema"])
         self._validator = schemas.validator(self._schema)
         self._integers = IntegerReader(self._schema, schemas)
-        self._fields = fields_of(content["schema"], schemas)
-        defaults = self._fields.defaults
-        self._scalar_defaults = {name: value for name, value in defaults.items() if not _is_container(value)}
-        self._container_defaults = {name: value for name, value in defaults.items() if _is_container(value)}
+
+    @cached_property
+    def _fields(self) -> Fields:
+        return fields_of(self._raw_schema, self._schemas)
+
+    @cached_property
+    def _scalar_defaults(self) -> dict[str, Any]:
+        return {name: value for name, value in self._fields.defaults.items() if not _is_container(value)}
+
+    @cached_property
+    def _container_defaults(self) -> dict[str, Any]:
+        return {name: value for name, value in self._fields.defaults.items() if _is_container(value)}
 
     def parse(self, raw: bytes | bytearray) -> Any:
         """Return the parsed and validated body, unknown fields included.

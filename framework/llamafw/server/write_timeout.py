@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 class WriteTimeoutMiddleware:
     """Raises ClientDisconnect if a client reads nothing of its response for ``seconds``.
 
-    Otherwise such a client would keep its slot for ever.
+    Otherwise such a client would never give up its slot.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

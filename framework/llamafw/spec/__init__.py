@@ -4,7 +4,7 @@ Independent of HTTP; `llamafw.server` serves the document.
 """
 
 from llamafw.spec.document import defined_by, load_document, merge, merged_document, read_document, render
-from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults
+from llamafw.spec.fields import add_fields, add_sampler_options, set_defaults, set_recommended_defaults
 from llamafw.spec.operations import (
     EVENT,
     METHODS,
@@ -40,5 +40,6 @@ __all__ = [
     "read_document",
     "render",
     "set_defaults",
+    "set_recommended_defaults",
     "validator",
 ]

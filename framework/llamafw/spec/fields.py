@@ -14,7 +14,7 @@ from llamafw.plugins.schema_errors import describe_schema_error
 from llamafw.registry import Registry
 from llamafw.sampling_settings import SAMPLER_ALIASES
 from llamafw.settings import Settings, options
-from llamafw.spec.operations import FILE_NAME, NO_OWNERS, PLUGIN, SAMPLER_OPTIONS, Document
+from llamafw.spec.operations import FILE_NAME, NO_OWNERS, PLUGIN, SAMPLER, SAMPLER_OPTIONS, Document
 from llamafw.spec.schemas import as_json_schema, validator
 
 
@@ -45,7 +45,7 @@ def add_sampler_options(document: Document, samplers: Registry, owners: Mapping[
                 option = {"nullable": True, **deepcopy(dict(option))}  # null means the default, as in OpenAI's API
                 if field not in properties:
                     unmarked[field], sources[field] = option, source
-                    properties[field] = _marked(option, samplers.owner(name))
+                    properties[field] = {**_marked(option, samplers.owner(name)), SAMPLER: name}
                 elif unmarked[field] != option:
                     raise SpecError(f"the field {field!r} has different schemas in {sources[field]} and {source}")
         if "samplers" in properties:
@@ -160,6 +160,20 @@ def set_defaults(document: Document, settings: Settings, samplers: Registry) -> 
         for properties in found:
             _check_default(document, properties[field], value, flag)
             properties[field] = {**properties[field], "default": value}
+
+
+def set_recommended_defaults(document: Document, recommended: Mapping[str, Any], settings: Settings) -> None:
+    """Set the defaults that the model recommends, in place, except those that flags set.
+
+    Parameters
+    ----------
+    recommended : mapping
+        Valid defaults by field, as in `LoadedModel.sampling`.
+    """
+    given = {*settings.request_defaults(), *(["samplers"] if settings.sampler_names() is not None else [])}
+    for _, schema in _generation_schemas(document):
+        for field in schema["properties"].keys() & recommended.keys() - given:
+            schema["properties"][field] = {**schema["properties"][field], "default": recommended[field]}
 
 
 def _generation_schemas(document: Document) -> list[tuple[str, dict[str, Any]]]:

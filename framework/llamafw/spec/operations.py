@@ -17,6 +17,7 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 SAMPLER_OPTIONS = "x-llamafw-sampler-options"  # on schemas that get the options of every sampler
 WHILE_LOADING = "x-llamafw-while-loading"  # on operations that are available before the model is loaded
 EVENT = "x-llamafw-event"  # on content of a stream: the schema of one event or line
+SAMPLER = "x-llamafw-sampler"  # on the options of samplers: the name of the first sampler that has the option
 PLUGIN = "x-llamafw-plugin"  # on operations and fields of plugins that are not built in: the plugin's name
 FILE_NAME = "openapi.yaml"
 REFUSALS = {

@@ -13,16 +13,19 @@ Run = tuple[int, int, Sequence[int]]
 """Consecutive tokens of one slot: the slot, the position of the first token, the tokens."""
 
 
-def batch(*runs: Run, outputs: Iterable[int] | None = None) -> Batch:
+def batch(*runs: Run, outputs: Iterable[int] | None = None, types: Iterable[int] | None = None) -> Batch:
     """Return a batch of ``runs``.
 
-    ``outputs`` are indices of tokens in the batch; None: all of them.
+    ``outputs`` are indices of tokens in the batch; None: all of them. ``types`` are those of all tokens; None: all are
+    0.
     """
     tokens = [token for _, _, run in runs for token in run]
     positions = [first + i for _, first, run in runs for i in range(len(run))]
     slots = [slot for slot, _, run in runs for _ in run]
     outputs = range(len(tokens)) if outputs is None else outputs
-    return Batch(*(np.array(list(values), np.int32) for values in (tokens, positions, slots, outputs)))
+    arrays = [np.array(list(values), np.int32) for values in (tokens, positions, slots, outputs)]
+    of_types = None if types is None else np.array(list(types), np.int32)
+    return Batch(arrays[0], arrays[1], arrays[2], arrays[3], of_types)
 
 
 def logits(backend: Backend, tokens: Sequence[int], sizes: Iterable[int] | None = None, slot: int = 0) -> Floats:

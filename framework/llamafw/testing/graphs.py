@@ -23,6 +23,7 @@ FREQUENCIES = 10_000.0 ** (-2 * np.arange(SIZE // 2) / SIZE)
 TURN = g.Rotation(FREQUENCIES, interleaved=True)
 STATE_SIZES = g.StateSizes(n_head=4, size=16, n_group=2, n_state=16, kernel=4)
 N_EXPERT, N_USED = 6, 2
+POSITION_BIAS = {"attn_rel_b.weight": (8, N_HEAD)}  # a table with 8 buckets of distances
 
 Heads = tuple[g.Value, g.Value, g.Value]
 Block = Callable[[g.Value, g.Parameters], g.Value]
@@ -142,6 +143,12 @@ def _rows() -> Iterator[Variation]:
         ),
     )
     yield Variation("experts", "ExpertLinear", partial(llama, ffn=_experts), _EXPERTS)
+    yield Variation(
+        "types of tokens",
+        "EmbeddingLookup",
+        partial(llama, ffn=lambda x, layer: g.gated_ffn(x, layer) + g.embedding(g.TYPES, layer["types"])),
+        {"types.weight": (2, N_EMBD)},
+    )
 
 
 def _attention() -> Iterator[Variation]:
@@ -154,18 +161,21 @@ def _attention() -> Iterator[Variation]:
     yield attention("windows in chunks", window=8, window_kind="chunked")
     yield attention("limited scores", softcap=2.0)
     yield attention("scores that decrease with distance", alibi=(0.5, 0.25, 0.125, 0.0625))
+    yield Variation(
+        "a bias by distance",
+        "Attention",
+        partial(llama, attend=lambda parts, layer: attend(*parts, position_bias=layer["attn_rel_b"].weight)),
+        POSITION_BIAS,
+    )
     yield attention("queries that grow with their position", temperature=(0.5, 8))
+    yield attention("queries that grow with the number of tokens", temperature=(0.5, 8), temperature_offset=1)
     yield Variation(
         "attention sinks",
         "Attention",
         partial(llama, attend=lambda parts, layer: attend(*parts, sinks=layer.tensor("attn_sinks.weight"))),
         {"attn_sinks.weight": (N_HEAD,)},
     )
-    yield Variation(
-        "attention to the whole text",
-        "",
-        partial(llama, attend=lambda p, _: g.attention(p[0], g.whole_text(p[1], p[2]), SIZE**-0.5)),
-    )
+    yield from _whole_texts()
     yield Variation("values longer than keys", "Attention", partial(llama, attend=_with_long_values))
     yield Variation("norms of heads", "RMSNorm", partial(llama, heads=_with_norms), {"q_norm.weight": (SIZE,)})
     yield Variation("pairs of halves", "Rope", partial(llama, turn=g.Rotation(FREQUENCIES)))
@@ -173,6 +183,30 @@ def _attention() -> Iterator[Variation]:
         "a rotation of some numbers", "Rope", partial(llama, turn=g.Rotation(FREQUENCIES[::2], 1.2, offset=4))
     )
     yield Variation("no positions", "Attention", partial(llama, turn=None))
+
+
+def _whole_texts() -> Iterator[Variation]:
+    """Yield graphs of encoders, whose tokens depend on later ones; a backend may refuse them all."""
+
+    def encoder(name: str, **options: Any) -> Variation:
+        return Variation(name, "", partial(llama, attend=lambda parts, _: whole_text(parts, **options)))
+
+    def whole_text(parts: Heads, **options: Any) -> g.Value:
+        q, k, v = parts
+        return g.attention(q, g.whole_text(k, v), SIZE**-0.5, **options)
+
+    yield encoder("attention to the whole text")
+    yield encoder("a window on both sides", window=8, window_kind="symmetric")
+    yield encoder("whole chunks", window=8, window_kind="chunked")
+    yield encoder("a window before and everything after", window=8)
+    yield encoder("scores that decrease on both sides", alibi=(0.5, 0.25, 0.125, 0.0625))
+    yield encoder("limited scores of the whole text", softcap=2.0)
+    yield Variation(
+        "a bias by distance on both sides",
+        "",
+        partial(llama, attend=lambda parts, layer: whole_text(parts, position_bias=layer["attn_rel_b"].weight)),
+        POSITION_BIAS,
+    )
 
 
 def _mixers() -> Iterator[Variation]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from llamafw.plugins import Plugins
+    from llamafw.serving import LoadedModel
     from llamafw.settings import Settings
 
 LOAD_TIMEOUT = 300  # seconds; the first model of a fresh installation waits for Numba to compile its kernels
@@ -127,26 +128,21 @@ async def serve_in_process(model: Path, settings: Settings, plugins: Plugins | N
         The model cannot be loaded. It is the exception that was raised while loading.
     """
     from llamafw.engine.load import load_model
-    from llamafw.server.app import build_app
+    from llamafw.engine.side_models import find_side_models, load_models
+    from llamafw.server.in_process import run_in_process
 
     plugins = plugins or load_plugins(settings)
-    load_failed = asyncio.Event()
-    errors: list[BaseException] = []
 
-    def load() -> Any:
-        try:
-            return load_model(model, settings, plugins, lambda line: None)
-        except BaseException as error:
-            errors.append(error)
-            raise
+    def ignore(line: str) -> None:
+        """Drop a line about the progress."""
 
-    asgi, app, loading = build_app(settings, plugins, load, failed=load_failed.set)
-    async with loading.lifespan(None):
+    def load() -> LoadedModel:
+        load_first = partial(load_model, model, settings, plugins, ignore)
+        return load_models(load_first, find_side_models(settings, plugins), plugins, ignore)
+
+    async with contextlib.AsyncExitStack() as stack:
         async with asyncio.timeout(LOAD_TIMEOUT):
-            while app.model is None and not load_failed.is_set():  # noqa: ASYNC110  # set on another thread
-                await asyncio.sleep(0.001)
-        if errors:
-            raise errors[0]
+            asgi = await stack.enter_async_context(run_in_process(settings, plugins, load))
         yield asgi
 
 

@@ -22,7 +22,7 @@ N_VOCAB, N_EXPERT, N_USED = 64, 3, 2
 N_ROWS, N_EXPERT_ROWS = 40, 48  # of matrices; 40 is not a multiple of the 16 or 32 rows that kernels may take at once
 MIN_COLUMNS = 512
 N_BLOCKS = 200  # of any bytes
-BATCHES = (1, 3, 12)
+BATCHES = (1, 3, 7, 12, 16)
 TOLERANCE = 1e-4  # of the largest activation times the sum of the weights' magnitudes
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, N_VOCAB, 40)]
 

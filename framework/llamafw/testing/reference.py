@@ -64,17 +64,26 @@ class Reference:
         self.magnitude = magnitude
         self.n_vocab = len(self.weight("token_embd.weight"))
 
-    def logits(self, tokens: Sequence[int]) -> Array:
-        """Return the logits after each of ``tokens``, at positions 0, 1, …: ``(n, n_vocab)`` float64."""
-        x = self.hidden(tokens)
+    def logits(self, tokens: Sequence[int], positions: npt.NDArray[np.int64] | None = None) -> Array:
+        """Return the logits after each of ``tokens``, ``(n, n_vocab)`` float64; ``positions`` are those of `hidden`."""
+        x = self.hidden(tokens, positions)
         output = "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
         return self._linear(x, output)
 
-    def hidden(self, tokens: Sequence[int]) -> Array:
-        """Return the hidden states after the output norm, ``(n, n_embd)`` float64."""
+    def hidden(self, tokens: Sequence[int], positions: npt.NDArray[np.int64] | None = None) -> Array:
+        """Return the hidden states after the output norm, ``(n, n_embd)`` float64.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+            The tokens, ``(n,)``.
+        positions : (n, n) int64, optional
+            For each token, the positions that it sees the others at, and its own. By default they are 0, 1, …
+        """
         x = self.weight("token_embd.weight")[np.asarray(tokens)].astype(np.float64)
-        angles = np.outer(np.arange(len(tokens)), self.frequencies)  # (n, n_rot // 2)
-        rotation = self.magnitude * np.exp(1j * angles)
+        places = np.arange(len(tokens)) if positions is None else positions
+        angles: Array = np.multiply.outer(places, self.frequencies)  # (n, n_rot // 2), or (n, n, n_rot // 2)
+        rotation: npt.NDArray[np.complex128] = self.magnitude * np.exp(1j * angles)
 
         for layer in range(self.n_layer):
             blk = f"blk.{layer}"
@@ -108,7 +117,8 @@ class Reference:
 
     def _attention(self, h: Array, blk: str, rotation: npt.NDArray[np.complex128]) -> Array:
         n, size = len(h), self.n_embd_head
-        q = _rotate(self._linear(h, f"{blk}.attn_q.weight").reshape(n, self.n_head, size), rotation)
+        own = rotation if rotation.ndim == 2 else rotation[range(n), range(n)]
+        q = _rotate(self._linear(h, f"{blk}.attn_q.weight").reshape(n, self.n_head, size), own)
         k = _rotate(self._linear(h, f"{blk}.attn_k.weight").reshape(n, self.n_head_kv, size), rotation)
         v = self._linear(h, f"{blk}.attn_v.weight").reshape(n, self.n_head_kv, size)
         k, v = self.cached(k, v)
@@ -117,7 +127,8 @@ class Reference:
         future = np.triu(np.full((n, n), -np.inf), 1)
         mixed = np.empty((n, self.n_head, size))
         for head in range(self.n_head):
-            scores = q[:, head] @ k[:, head // shared].T / np.sqrt(size) + future
+            products = np.einsum("qs,ks->qk" if k.ndim == 3 else "qs,qks->qk", q[:, head], k[..., head // shared, :])
+            scores = products / np.sqrt(size) + future
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             mixed[:, head] = weights / weights.sum(axis=1, keepdims=True) @ v[:, head // shared]
         return self._linear(mixed.reshape(n, -1), f"{blk}.attn_output.weight")
@@ -149,8 +160,8 @@ class Reference:
 
 
 def _rotate(x: Array, rotation: npt.NDArray[np.complex128]) -> Array:
-    """Rotate the adjacent pairs of ``x``, ``(n, n_head, n_embd_head)``, as complex numbers."""
-    rotated = x.view(np.complex128) * rotation[:, None, :]
+    """Rotate the adjacent pairs of ``x``, ``(n, n_head, n_embd_head)``, as complex numbers; for each query, or once."""
+    rotated = x.view(np.complex128) * rotation[..., None, :]
     return rotated.view(np.float64)
 
 

@@ -26,7 +26,7 @@ def write_tiny_gguf(
     n_ff: int = 128,
     n_ctx: int = 512,
     types: str | Mapping[str, str] = "F32",
-    tokenizer: Literal["gpt2", "llama", "gemma4"] | None = "gpt2",
+    tokenizer: Literal["gpt2", "llama", "gemma4", "bert", "t5", "plamo2"] | None = "gpt2",
     chat_template: str | None = vocabularies.CHATML,
     tied: bool = True,
     biases: bool = False,
@@ -50,7 +50,7 @@ def write_tiny_gguf(
     types : str or mapping
         Tensor type of all matrices, or a mapping from roles (``"attn_v"``, ``"token_embd"``, ``"output"``;
         ``"default"`` for the others) to types in `llamafw.testing.random_tensors.WRITABLE`. Norms and biases are F32.
-    tokenizer : {"gpt2", "llama", "gemma4"}, optional
+    tokenizer : {"gpt2", "llama", "gemma4", "bert", "t5", "plamo2"}, optional
         Kind of vocabulary, from `llamafw.testing.vocabularies`. None: no vocabulary.
     chat_template : str, optional
         Jinja template in the metadata. None: no template.
@@ -69,8 +69,7 @@ def write_tiny_gguf(
         has this name. 0: one file at ``path``.
     """
     rng = np.random.default_rng(seed)
-    make = {"gpt2": vocabularies.gpt2, "llama": vocabularies.spm, "gemma4": vocabularies.gemma4}
-    vocabulary = make[tokenizer](n_vocab) if tokenizer else {}
+    vocabulary = vocabularies.BY_TOKENIZER[tokenizer](n_vocab) if tokenizer else {}
     n_vocab = len(vocabulary["tokenizer.ggml.tokens"]) if tokenizer else n_vocab or 320
     size = n_embd_head or n_embd // n_head
     keys: dict[str, Any] = {

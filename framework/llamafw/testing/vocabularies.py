@@ -1,4 +1,8 @@
-"""Tiny working vocabularies: byte-level BPE ("gpt2"), and BPE of characters with byte fallback ("llama", "gemma4")."""
+"""Tiny working vocabularies.
+
+Byte-level BPE ("gpt2"), BPE of characters with byte fallback ("llama", "gemma4"), WordPiece ("bert"), unigram ("t5"),
+unigram with byte fallback ("plamo2").
+"""
 
 from __future__ import annotations
 
@@ -116,6 +120,91 @@ def gemma4(n_vocab: int | None = None) -> dict[str, Any]:
     }
 
 
+def wordpiece(n_vocab: int | None = None) -> dict[str, Any]:
+    """Return the metadata of an uncased WordPiece vocabulary, padded with unused tokens to ``n_vocab``.
+
+    Tokens 0 to 4 are ``[PAD]``, ``[UNK]``, ``[CLS]``, ``[SEP]`` and ``[MASK]``; words and letters follow, each at the
+    beginning of a word and within words.
+    """
+    texts = dict.fromkeys((*WORDS, *(letter.lower() for letter in LETTERS[1:])))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"▁{text}" for text in texts), *texts]
+    types = [CONTROL, UNKNOWN, *[CONTROL] * 3] + [NORMAL] * (2 * len(texts))
+    _pad(tokens, types, n_vocab)
+
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.token_type_count": 2,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 3,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.mask_token_id": 4,
+    }
+
+
+def unigram(n_vocab: int | None = None) -> dict[str, Any]:
+    """Return the metadata of a unigram vocabulary as in XLM-RoBERTa, padded with unused tokens to ``n_vocab``.
+
+    Tokens 0 to 3 are ``<s>``, ``<pad>``, ``</s>`` and ``<unk>``; words follow, with and without a leading space, then
+    letters. The rarer a token, the lower its score.
+    """
+    pieces = dict.fromkeys((*(f"▁{word}" for word in WORDS), *WORDS, *LETTERS))
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *pieces]
+    types = [CONTROL] * 3 + [UNKNOWN] + [NORMAL] * len(pieces)
+    scores = [0.0] * 4 + [-2.0 - i / 16 for i in range(len(pieces))]
+    _pad(tokens, types, n_vocab)
+
+    return {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.scores": scores + [-1e4] * (len(tokens) - len(scores)),
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.seperator_token_id": 2,
+        "tokenizer.ggml.padding_token_id": 1,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": True,
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.ggml.remove_extra_whitespaces": True,
+    }
+
+
+def plamo2(n_vocab: int | None = None) -> dict[str, Any]:
+    """Return the metadata of a vocabulary as in PLaMo 2, padded with unused tokens to ``n_vocab``.
+
+    Tokens 0 to 4 are ``<|plamo:unk|>``, ``<|plamo:bos|>``, ``<|plamo:eos|>``, ``<|plamo:pad|>`` and ``<|plamo:op|>``,
+    5 to 260 the bytes; words follow, with and without a leading space, then ``</s>`` and letters. The rarer a token,
+    the lower its score.
+    """
+    special = [f"<|plamo:{name}|>" for name in ("unk", "bos", "eos", "pad", "op")]
+    pieces = dict.fromkeys((*(f" {word}" for word in WORDS), *WORDS, "</s>", " ", *LETTERS[1:]))
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    types = [UNKNOWN] + [CONTROL] * 4 + [BYTE] * 256 + [NORMAL] * len(pieces)
+    scores = [0.0] * 261 + [-2.0 - i / 16 for i in range(len(pieces))]
+    _pad(tokens, types, n_vocab)
+
+    return {
+        "tokenizer.ggml.model": "plamo2",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.scores": scores + [-1e4] * (len(tokens) - len(scores)),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.padding_token_id": 3,
+        "tokenizer.ggml.eot_token_id": 4,
+        "tokenizer.ggml.add_bos_token": True,
+    }
+
+
 def _pad(tokens: list[str], types: list[int], n_vocab: int | None) -> None:
     if n_vocab is None:
         return
@@ -124,3 +213,7 @@ def _pad(tokens: list[str], types: list[int], n_vocab: int | None) -> None:
     n = n_vocab - len(tokens)
     tokens += [f"[PAD{i}]" for i in range(n)]
     types += [UNUSED] * n
+
+
+BY_TOKENIZER = {"gpt2": gpt2, "llama": spm, "gemma4": gemma4, "bert": wordpiece, "t5": unigram, "plamo2": plamo2}
+"""The functions above, by the tokenizer's name in GGUF files."""

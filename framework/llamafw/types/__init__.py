@@ -4,12 +4,13 @@
 and threads.
 """
 
+from llamafw.types.adapters import AdapterKind, AdapterStatus, Strengths
 from llamafw.types.arrays import Bytes, Floats, Ints, JsonSchema
 from llamafw.types.backend_options import BackendOptions, GpuOptions, ThreadOptions
 from llamafw.types.batch import Batch
 from llamafw.types.candidates import Candidates
 from llamafw.types.chat import ChatCapabilities, Reasoning, ReasoningTags
-from llamafw.types.client import Problem, User
+from llamafw.types.client import PRIORITIES, Problem, Sender, User, current_sender
 from llamafw.types.embedding import Embedding, EmbedRequest, Pooling
 from llamafw.types.generation import (
     AnswerDelta,
@@ -27,9 +28,12 @@ from llamafw.types.generation import (
     ToolCall,
 )
 from llamafw.types.model import Model, Tensor
-from llamafw.types.status import CachePages, EngineStats, PluginInfo, SlotStatus
+from llamafw.types.status import CachePages, DiskCacheStats, EngineStats, PluginInfo, PriorityStats, SlotStatus
 
 __all__ = [
+    "PRIORITIES",
+    "AdapterKind",
+    "AdapterStatus",
     "AnswerDelta",
     "BackendOptions",
     "Batch",
@@ -39,6 +43,7 @@ __all__ = [
     "Candidates",
     "ChatCapabilities",
     "Delta",
+    "DiskCacheStats",
     "EmbedRequest",
     "Embedding",
     "EngineStats",
@@ -52,13 +57,16 @@ __all__ = [
     "JsonSchema",
     "Model",
     "PluginInfo",
+    "PriorityStats",
     "Pooling",
     "Problem",
     "PromptProgress",
     "Reasoning",
     "ReasoningTags",
+    "Sender",
     "SlotStatus",
     "StopType",
+    "Strengths",
     "SystemPrompt",
     "Tensor",
     "ThreadOptions",
@@ -66,4 +74,5 @@ __all__ = [
     "TokenLogprob",
     "ToolCall",
     "User",
+    "current_sender",
 ]

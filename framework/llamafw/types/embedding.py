@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from llamafw.types.arrays import Floats
+from llamafw.types.client import Sender, current_sender
 
 Pooling = Literal["none", "mean", "cls", "last", "rank"]
 """How the hidden states of a text's tokens become its embedding.
@@ -26,6 +27,8 @@ class EmbedRequest:
     pooling: Pooling = "mean"  # how to combine the hidden states
     id_slot: int = -1  # -1: any slot
     cache_prompt: bool = False  # must be False: caches hold no hidden states
+    types: tuple[int, ...] = ()  # of the tokens, as in `Batch`; empty: all are 0
+    sender: Sender = field(default_factory=current_sender)  # default: that of the HTTP request that is being answered
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llamafw.types.chat import Reasoning
+from llamafw.types.client import Sender, current_sender
 
 StopType = Literal["none", "eos", "word", "limit"]
 """Why a generation ended.
@@ -59,6 +60,7 @@ class GenerateRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # token → value added to its logit; -inf forbids it
     ignore_eos: bool = False  # never draw an end-of-generation token
     cache_prompt: bool = True  # reuse cached prefixes of the prompt
+    n_cache_reuse: int = 0  # also reuse parts that are cached at other positions, if they are as long; 0: no
     n_answer_start: int | None = None  # tokens at the end of a chat's prompt that its next turn may not repeat
     id_slot: int = -1  # -1: any slot
     n_probs: int = 0  # alternatives reported per token; with `logprobs`, 0 still reports the token itself
@@ -77,6 +79,12 @@ class GenerateRequest:
     prompt_logprobs: int | None = None  # alternatives reported per prompt token; None: no report
     return_progress: bool = False  # report progress while the prompt is evaluated
     timings_per_token: bool = False  # add timings to every delta that has tokens
+    lora: tuple[tuple[int, float], ...] | None = None  # ids and scales of LoRA adapters; None: those of the server
+    control_vectors: tuple[tuple[int, float], ...] | None = None  # the same, of control vectors
+    draft_n_max: int | None = None  # maximum tokens of a draft; 0: no drafts, None: the server's setting
+    draft_n_min: int | None = None  # drafts of fewer tokens are not used; None: the server's setting
+    draft_p_min: float | None = None  # a draft ends before a token that is less probable; None: the server's setting
+    sender: Sender = field(default_factory=current_sender)  # default: that of the HTTP request that is being answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,8 @@ class Timings:
     predicted_n: int = 0  # tokens drawn
     predicted_ms: float = 0.0  # from the first token drawn to the last
     queue_ms: float = 0.0  # time spent waiting for a slot
+    draft_n: int = 0  # tokens of drafts that were evaluated
+    draft_n_accepted: int = 0  # of these, tokens that were drawn
 
 
 @dataclass(frozen=True, slots=True)

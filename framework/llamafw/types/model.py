@@ -19,13 +19,19 @@ class Tensor:
 
     ``shape`` is in numpy order, outermost dimension first: a GGUF matrix with ``ne = [n_in, n_out]`` has
     shape ``(n_out, n_in)``. ``data`` is a read-only uint8 view of the file's bytes, ``(n_bytes,)``. With
-    ``--requantize`` it is computed when it is read: keep it while it is needed, instead of reading it again.
+    ``--requantize``, and if a Hugging Face checkpoint stores other numbers than GGUF, it is computed when it is read:
+    keep it while it is needed, instead of reading it again.
     """
 
     name: str  # "blk.0.attn_q.weight"
     shape: tuple[int, ...]
     type_name: str  # name of the ggml type: "F32", "Q4_1" …
     data: Bytes
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of ``data`` in bytes, which need not be computed for it."""
+        return self.data.nbytes
 
     def release(self) -> None:
         """Let the operating system take back the memory of the file's pages, which can be read again.

@@ -22,6 +22,27 @@ class CachePages:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskCacheStats:
+    """The prompt cache in a folder: its current size, and counters since the start."""
+
+    n_states: int  # states of this model
+    n_bytes: int  # size of their files
+    limit: int  # bytes, of the files of all models
+    n_reads: int  # states read
+    n_writes: int  # states written
+    n_failures: int  # states that could not be read or written
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityStats:
+    """The requests of one priority: their current number, and counters since the start."""
+
+    waiting: int = 0  # requests waiting for a slot
+    rejected: int = 0  # requests refused because the queue was full
+    preemptions: int = 0  # how often a request was interrupted by a more urgent one
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """Counters of an engine since its start, and its current load."""
 
@@ -33,9 +54,15 @@ class EngineStats:
     predicted_tokens: int = 0  # tokens drawn
     timed_tokens: int = 0  # tokens drawn, without the first of each request, which is drawn when its prompt ends
     predicted_seconds: float = 0.0  # time spent on drawing these
+    drafts: int = 0  # drafts evaluated
+    draft_tokens: int = 0  # tokens of these drafts
+    draft_accepted: Sequence[int] = ()  # how many tokens were accepted, by their position in the draft, from 0
+    embeddings: int = 0  # texts embedded or reranked
+    embedding_tokens: int = 0  # tokens of these texts
     requests_processing: int = 0  # requests in a slot
     requests_deferred: int = 0  # requests waiting for a slot
     requests_rejected: int = 0  # requests refused because the queue was full
+    by_priority: Mapping[int, PriorityStats] = field(default_factory=dict)  # the same by priority
     slow_tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By kind ("sampler" or "grammar") and name: the number of tokens for which it was slow."""
     cache_tokens: int = 0  # positions in use, over all slots
@@ -43,6 +70,8 @@ class EngineStats:
     cache_pages: CachePages | None = None  # None: slots do not share memory
     prompt_cache_bytes: int = 0  # size of the saved states in memory
     prompt_cache_limit: int | None = 0  # bytes; None: no limit
+    sleeping: bool = False  # the model is not in memory: the next request loads it again
+    disk_cache: DiskCacheStats | None = None  # None: the prompt cache has no folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +82,7 @@ class SlotStatus:
     state: Literal["idle", "prompt", "generating"]  # prompt: evaluating a prompt
     id_task: int  # number of the slot's last request, counted over all slots; -1: none yet
     n_tokens: int  # positions in use
+    speculative: bool = False  # the engine has drafters
     request: GenerateRequest | None = None  # the current request, or the last one
     n_prompt: int = 0  # tokens of its prompt
     n_prompt_processed: int = 0  # prompt tokens evaluated, without reused ones

@@ -46,7 +46,8 @@ def choose_format(model: Model, settings: Settings, names: Collection[str]) -> C
 
     template = model_template(model.metadata)
     if template is None:
-        log.warning("the model has no chat template: ChatML is used; --chat-template sets another")
+        if model.metadata.get(f"{model.metadata.get('general.architecture')}.attention.causal", True):  # not an encoder
+            log.warning("the model has no chat template: ChatML is used; --chat-template sets another")
         return JinjaChatFormat(chatml.TEMPLATE, context)
 
     try:

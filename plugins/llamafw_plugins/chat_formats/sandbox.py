@@ -2,7 +2,7 @@
 
 Independent of chat.
 
-Jinja's own sandbox keeps a template from reaching Python, but a template can still run for ever or fill the memory, and
+Jinja's own sandbox keeps a template from reaching Python, but a template can still loop or fill the memory, and
 templates come with downloaded model files. A parsed template is therefore rewritten before it is compiled: each run of
 a loop's or a macro's body checks the time, and every text or list that the template makes is measured.
 """

@@ -10,11 +10,11 @@ from llamafw import App, GenerateRequest, Register, hookimpl
 
 @hookimpl
 def register_endpoints(register: Register, app: App) -> None:
+    from llamafw_plugins.endpoints.adapters import AdapterEndpoints
     from llamafw_plugins.endpoints.chat import ChatEndpoints
     from llamafw_plugins.endpoints.completion import CompletionEndpoints
     from llamafw_plugins.endpoints.embeddings import EmbeddingEndpoints
     from llamafw_plugins.endpoints.infill import InfillEndpoints
-    from llamafw_plugins.endpoints.lora import LoraEndpoints
     from llamafw_plugins.endpoints.plugins import PluginEndpoints
     from llamafw_plugins.endpoints.rerank import RerankEndpoints
     from llamafw_plugins.endpoints.server import ServerEndpoints
@@ -48,7 +48,7 @@ def register_endpoints(register: Register, app: App) -> None:
     register("tokenize", tokens.tokenize)
     register("detokenize", tokens.detokenize)
 
-    server, slots, lora = ServerEndpoints(app), SlotEndpoints(app), LoraEndpoints()
+    server, slots, adapters = ServerEndpoints(app), SlotEndpoints(app), AdapterEndpoints(app)
     register("getHealth", server.health)
     register("getHealthAlias", server.health)
     register("listModels", server.list_models)
@@ -60,8 +60,12 @@ def register_endpoints(register: Register, app: App) -> None:
     register("getOpenapi", server.openapi)
     register("getSlots", slots.list)
     register("changeSlot", slots.change)
-    register("listLoraAdapters", lora.list)
-    register("setLoraAdapters", lora.change)
+    register("listLoraAdapters", adapters.list_lora)
+    register("setLoraAdapters", adapters.set_lora)
+    register("loadLoraAdapter", adapters.load)
+    register("unloadLoraAdapter", adapters.unload)
+    register("listControlVectors", adapters.list_control_vectors)
+    register("setControlVectors", adapters.set_control_vectors)
     register("listPlugins", PluginEndpoints(app).list)
 
 

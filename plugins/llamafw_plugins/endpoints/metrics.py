@@ -58,6 +58,7 @@ class Metrics:
 
         times = finish.timings
         self._histograms["queue"].observe(times.queue_ms / 1e3)
+        self._histograms["priority_queue"].labels(str(request.sender.priority)).observe(times.queue_ms / 1e3)
         self._histograms["request"].observe((times.queue_ms + times.prompt_ms + times.predicted_ms) / 1e3)
         self._histograms["prompt"].observe(finish.n_prompt)
         self._histograms["predicted"].observe(finish.n_predicted)
@@ -74,6 +75,9 @@ class Metrics:
         Info("llamafw_build", "Version of the server", registry=self._registry).info({"version": __version__})
         for key, name, text, buckets in HISTOGRAMS:
             self._histograms[key] = Histogram(f"llamafw_{name}", text, buckets=buckets, registry=self._registry)
+        name, text = "llamafw_priority_queue_seconds", "Time that requests waited for a slot, by priority"
+        histogram = Histogram(name, text, ("priority",), buckets=REQUEST_SECONDS, registry=self._registry)
+        self._histograms["priority_queue"] = histogram
 
     async def get(self, call: Call) -> Response:
         """Return the metrics as text, or as OpenMetrics if the header Accept asks for it."""
@@ -87,7 +91,10 @@ class Metrics:
         return Response(encode(self._registry), headers=headers)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the series that come from the engine and the plugins. prometheus-client calls this at every scrape."""
+        """Yield the series that come from the engines and the plugins. prometheus-client calls this at every scrape.
+
+        Those of models beside the first one have the label ``model``.
+        """
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
         failures = CounterMetricFamily("llamafw_plugin_failures", "Failures of plugins", labels=("plugin", "place"))
@@ -95,16 +102,55 @@ class Metrics:
             failures.add_metric(labels, n)
         yield failures
 
-        stats = EngineStats() if self._app is None else self._app.loaded.engine.stats()
+        models = () if self._app is None else self._app.loaded.all
+        stats = models[0].engine.stats() if models else EngineStats()
         slow = CounterMetricFamily("llamafw_slow_tokens", "Tokens for which one part was slow", labels=("kind", "name"))
         for labels, n in stats.slow_tokens.items():
             slow.add_metric(labels, n)
         yield slow
 
+        yield from by_priority(stats)
+        name = "llamacpp:spec_decode_num_accepted_tokens_per_pos"
+        by_position = CounterMetricFamily(name, "Tokens of drafts drawn, by their position", labels=("position",))
+        for position, n_accepted in enumerate(stats.draft_accepted):
+            by_position.add_metric((str(position),), n_accepted)
+        yield by_position
+
+        others = [({"model": model.name}, model.engine.stats()) for model in models[1:]]
+        counters_of_others = [(label, {name: n for name, _, n in counters(of_model)}) for label, of_model in others]
         for name, text, value in counters(stats):
-            yield CounterMetricFamily(name, text, value)
+            counter = CounterMetricFamily(name, text, value)
+            for label, values in counters_of_others:
+                if name in values:
+                    counter.add_sample(f"{name}_total", label, values[name])
+            yield counter
+        gauges_of_others = [(label, {name: value for name, _, value in gauges(of_model)}) for label, of_model in others]
         for name, text, value in gauges(stats):
-            yield GaugeMetricFamily(name, text, value)
+            gauge = GaugeMetricFamily(name, text, value)
+            for label, values in gauges_of_others:
+                if name in values:
+                    gauge.add_sample(name, label, values[name])
+            yield gauge
+
+
+def by_priority(stats: EngineStats) -> Iterator[Metric]:
+    """Yield the series that have the label ``priority``, for the priorities that requests have had."""
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+    labels = ("priority",)
+    text = "Requests waiting for a slot, by priority"
+    waiting = GaugeMetricFamily("llamafw_requests_waiting", text, labels=labels)
+    text = "Requests refused because too many were waiting, by priority"
+    rejected = CounterMetricFamily("llamafw_priority_requests_rejected", text, labels=labels)
+    text = "Interruptions of requests by more urgent ones, by priority of the interrupted request"
+    preemptions = CounterMetricFamily("llamafw_preemptions", text, labels=labels)
+    for priority, of_priority in stats.by_priority.items():
+        waiting.add_metric((str(priority),), of_priority.waiting)
+        rejected.add_metric((str(priority),), of_priority.rejected)
+        preemptions.add_metric((str(priority),), of_priority.preemptions)
+    yield waiting
+    yield rejected
+    yield preemptions
 
 
 def counters(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
@@ -115,7 +161,16 @@ def counters(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
     yield "llamacpp:tokens_predicted", "Tokens generated", stats.predicted_tokens
     yield "llamacpp:tokens_predicted_seconds", "Time spent on generation", stats.predicted_seconds
     yield "llamacpp:n_decode", "Forward passes", stats.n_decode
+    yield "llamacpp:spec_decode_num_drafts", "Drafts evaluated", stats.drafts
+    yield "llamacpp:spec_decode_num_draft_tokens", "Tokens of drafts evaluated", stats.draft_tokens
+    yield "llamacpp:spec_decode_num_accepted_tokens", "Tokens of drafts drawn", sum(stats.draft_accepted)
+    yield "llamafw_embeddings", "Texts embedded or reranked", stats.embeddings
+    yield "llamafw_embedding_tokens", "Tokens of texts that were embedded or reranked", stats.embedding_tokens
     yield "llamafw_requests_rejected", "Requests refused because too many were waiting", stats.requests_rejected
+    if (disk := stats.disk_cache) is not None:
+        yield "llamafw_disk_cache_reads", "Prompt states read from the folder of --cache-disk", disk.n_reads
+        yield "llamafw_disk_cache_writes", "Prompt states written to the folder of --cache-disk", disk.n_writes
+        yield "llamafw_disk_cache_failures", "Prompt states that could not be read or written", disk.n_failures
 
 
 def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
@@ -144,7 +199,11 @@ def gauges(stats: EngineStats) -> Iterator[tuple[str, str, float]]:
         yield "llamafw_kv_pages_used", f"Pages {size} that slots use; a shared page counts once", pages.n_used
         yield "llamafw_kv_pages_shared", f"Pages {size} that several slots use", pages.n_shared
         yield "llamafw_kv_pages_touched", f"Pages {size} that were ever used, and take memory", pages.n_touched
+    yield "llamafw_sleeping", "1 if the model has left the memory until the next request, otherwise 0", stats.sleeping
     yield "llamafw_prompt_cache_bytes", "Bytes of prompt states kept in memory", stats.prompt_cache_bytes
+    if (disk := stats.disk_cache) is not None:
+        yield "llamafw_disk_cache_states", "Prompt states of this model in the folder of --cache-disk", disk.n_states
+        yield "llamafw_disk_cache_bytes", "Bytes of prompt states of this model in that folder", disk.n_bytes
 
 
 def ratio(amount: float, total: float) -> float:

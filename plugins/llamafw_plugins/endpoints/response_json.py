@@ -6,7 +6,18 @@ from collections.abc import Iterable, Sequence
 from math import exp, inf
 from typing import Any
 
-from llamafw import Delta, Finish, GeneratedToken, GenerateRequest, LoadedModel, Problem, StopType, Timings, Tokenizer
+from llamafw import (
+    AdapterControl,
+    Delta,
+    Finish,
+    GeneratedToken,
+    GenerateRequest,
+    LoadedModel,
+    Problem,
+    StopType,
+    Timings,
+    Tokenizer,
+)
 
 JSON = dict[str, Any]
 
@@ -67,6 +78,8 @@ def timings_json(timings: Timings) -> JSON:
         result[f"{name}_ms"] = ms
         result[f"{name}_per_token_ms"] = ms / n_timed if n_timed else 0.0
         result[f"{name}_per_second"] = 1000 * n_timed / ms if ms > 0 else 0.0
+    if timings.draft_n:
+        result |= {"draft_n": timings.draft_n, "draft_n_accepted": timings.draft_n_accepted}
     return result
 
 
@@ -157,6 +170,16 @@ def settings_json(request: GenerateRequest, loaded: LoadedModel, *, stream: bool
         "ignore_eos": request.ignore_eos,
         "post_sampling_probs": request.post_sampling_probs,
         "cache_prompt": request.cache_prompt,
+        "priority": request.sender.priority,
+        "lora": [{"id": id, "scale": scale} for id, scale in _lora_scales(request, loaded)],
         "grammar": request.grammar.text if request.grammar and request.grammar.kind == "gbnf" else "",
         "logit_bias": [[token, False if bias == -inf else bias] for token, bias in biases.items()],
     }
+
+
+def _lora_scales(request: GenerateRequest, loaded: LoadedModel) -> Sequence[tuple[int, float]]:
+    """Return the ids and scales of the LoRA adapters that a request uses."""
+    if request.lora is not None:
+        return request.lora
+    control: AdapterControl | None = getattr(loaded.engine, "adapters", None)
+    return [(one.id, one.scale) for one in control.status("lora")] if control else []

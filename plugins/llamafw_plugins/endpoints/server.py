@@ -41,28 +41,38 @@ class ServerEndpoints:
 
     async def health(self, call: Call) -> JSON:
         """Return "ok" if the model is loaded and its engine runs; otherwise 503."""
-        if self.app.loaded.engine.failed:
-            raise Unavailable("the engine has failed; the server must be restarted")
+        loaded = self.app.loaded
+        for model in loaded.all:
+            if model.engine.failed:
+                which = f" of {model.name}" if len(loaded.all) > 1 else ""
+                raise Unavailable(f"the engine{which} has failed; the server must be restarted")
         return {"status": "ok"}
 
     async def list_models(self, call: Call) -> JSON:
-        """Return the server's only model: in OpenAI's format in ``data``, in Ollama's in ``models``.
+        """Return the server's models: in OpenAI's format in ``data``, in Ollama's in ``models``.
 
         Anthropic's clients also get the members of Anthropic's format.
         """
-        page: JSON = {"object": "list", "data": [self._model_json(call)], "models": [self._ollama_json()]}
+        models = self.app.loaded.all
+        page: JSON = {
+            "object": "list",
+            "data": [self._model_json(model, call) for model in models],
+            "models": [self._ollama_json(model) for model in models],
+        }
         if is_from_anthropic(call):
-            name = self.app.loaded.name
-            page |= {"has_more": False, "first_id": name, "last_id": name}
+            page |= {"has_more": False, "first_id": models[0].name, "last_id": models[-1].name}
         return page
 
     async def get_model(self, call: Call) -> JSON:
-        """Return the model if it has the id or the alias in the path; otherwise 404."""
-        requested, name = call.path["model"], self.app.loaded.name
-        if requested not in (name, *self.app.settings.alias):
-            message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has the model {name!r}"
-            raise ModelNotFound(message, param="model")
-        return self._model_json(call)
+        """Return the model that has the id or the alias in the path; otherwise 404."""
+        requested, models = call.path["model"], self.app.loaded.all
+        for model in models:
+            if requested in (model.name, *self._aliases(model)):
+                return self._model_json(model, call)
+        names = " and ".join(repr(model.name) for model in models)
+        noun = "the model" if len(models) == 1 else "the models"
+        message = f"the model {requested[:MAX_SHOWN_ID]!r} does not exist; this server has {noun} {names}"
+        raise ModelNotFound(message, param="model")
 
     async def props(self, call: Call) -> JSON:
         """Return the properties of the server and its model."""
@@ -80,7 +90,7 @@ class ServerEndpoints:
             "endpoint_props": flags.props,
             "endpoint_metrics": flags.metrics,
             "ui": flags.webui,
-            "is_sleeping": False,
+            "is_sleeping": loaded.engine.stats().sleeping,
             "chat_template": loaded.chat.source,
             "chat_template_caps": capabilities_json(loaded.chat_capabilities),
             "bos_token": token_text(loaded.tokenizer, loaded.tokenizer.bos),
@@ -102,13 +112,17 @@ class ServerEndpoints:
         """Return the API document."""
         return Response(self.app.document_json, media_type="application/json")
 
-    def _model_json(self, call: Call) -> JSON:
-        """Return the model in OpenAI's format, with llama-server's ``meta``, or also in Anthropic's format."""
-        loaded = self.app.loaded
+    def _aliases(self, loaded: LoadedModel) -> list[str]:
+        """Return the other names of a model, which only the first one has."""
+        return [] if loaded is not self.app.loaded else [n for n in self.app.settings.alias if n != loaded.name]
+
+    def _model_json(self, loaded: LoadedModel, call: Call) -> JSON:
+        """Return a model in OpenAI's format, with llama-server's ``meta``, or also in Anthropic's format."""
+        is_first = loaded is self.app.loaded
         model: JSON = {
             "id": loaded.name,
-            "aliases": [name for name in self.app.settings.alias if name != loaded.name],
-            "tags": list(self.app.settings.tags),
+            "aliases": self._aliases(loaded),
+            "tags": list(self.app.settings.tags) if is_first else [],
             "object": "model",
             "created": self.started,
             "owned_by": "llamafw",
@@ -125,10 +139,10 @@ class ServerEndpoints:
             }
         return model
 
-    def _ollama_json(self) -> JSON:
-        """Return the model in Ollama's format, which some clients of llama-server read."""
-        loaded = self.app.loaded
-        capabilities = ["embedding"] if self.app.settings.embedding else ["completion"]
+    def _ollama_json(self, loaded: LoadedModel) -> JSON:
+        """Return a model in Ollama's format, which some clients of llama-server read."""
+        is_first = loaded is self.app.loaded
+        capabilities = ["completion"] if is_first and not self.app.settings.embedding else ["embedding"]
         return {
             "name": loaded.name,
             "model": loaded.name,
@@ -137,7 +151,7 @@ class ServerEndpoints:
             "digest": "",
             "type": "model",
             "description": str(loaded.model.metadata.get("general.name", "")),
-            "tags": list(self.app.settings.tags),
+            "tags": list(self.app.settings.tags) if is_first else [],
             "capabilities": capabilities,
             "parameters": "",
             "details": {

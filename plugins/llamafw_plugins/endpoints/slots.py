@@ -65,7 +65,7 @@ class SlotEndpoints:
             "id_task": slot.id_task,
             "state": STATES[slot.state],
             "is_processing": slot.state != "idle",
-            "speculative": False,
+            "speculative": slot.speculative,
             **({"prompt": self._prompt(slot.request)} if shows_text else {}),
             "n_prompt_tokens": slot.n_prompt,
             "n_prompt_tokens_processed": slot.n_prompt_processed,

@@ -43,3 +43,5 @@ INTEGER_FORMATS = {
 """Formats that bound a number."""
 NATIVE_FORMATS = ("duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 """Formats that llguidance enforces itself."""
+MAX_LENGTHS = {"hostname": 253, "email": 254}
+"""Numbers of characters that the standards allow and llguidance does not limit (RFC 1035 §2.3.4, RFC 5321 §4.5.3)."""

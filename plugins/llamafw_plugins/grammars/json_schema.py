@@ -13,8 +13,9 @@ from typing import Any
 
 from llamafw_plugins.grammars import one_of, references
 from llamafw_plugins.grammars.closed_objects import close_objects
+from llamafw_plugins.grammars.exhausted_patterns import apply_exhausted
 from llamafw_plugins.grammars.expand import expand
-from llamafw_plugins.grammars.formats import NATIVE_FORMATS, PATTERN_FORMATS, UNRESTRICTED_FORMATS
+from llamafw_plugins.grammars.formats import MAX_LENGTHS, NATIVE_FORMATS, PATTERN_FORMATS, UNRESTRICTED_FORMATS
 from llamafw_plugins.grammars.keywords import (
     ANNOTATIONS,
     BOUNDS,
@@ -167,6 +168,7 @@ def _translate(schema: Any, root: Any, path: SchemaPath) -> Any:
         elif keyword == "minProperties":
             _check_min_properties(schema, at)
 
+    apply_exhausted(translated)
     _round_large_bounds(translated)
     _replace_exclusive_bounds(translated)
     if "format" in translated:
@@ -198,6 +200,8 @@ def _translate_format(schema: dict[str, Any], path: SchemaPath) -> None:
     elif name not in NATIVE_FORMATS:
         supported = ", ".join(sorted([*PATTERN_FORMATS, *NATIVE_FORMATS]))
         raise SchemaError(f"the format {name!r:.80} cannot be enforced; supported formats are {supported}", path)
+    elif name in MAX_LENGTHS:
+        schema["maxLength"] = min(MAX_LENGTHS[name], schema.get("maxLength", MAX_LENGTHS[name]))
 
 
 def _limit_bound(keyword: str, value: float, path: SchemaPath) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from time import perf_counter_ns
 
-from llamafw import App, Call, NotSupported, RequestError
-from llamafw_plugins.endpoints.embeddings import as_list, choose_pooling, embed_all, scale_vectors
-from llamafw_plugins.endpoints.prompts import Prompt, read_prompts
+from llamafw import App, Call, Floats, NotSupported
+from llamafw_plugins.endpoints.embed_texts import embed_field
+from llamafw_plugins.endpoints.embedding_fields import TextLimit, choose_dimensions, choose_embedder, choose_pooling
 from llamafw_plugins.endpoints.response_json import JSON
-from llamafw_plugins.endpoints.server import model_sizes
+from llamafw_plugins.endpoints.vectors import as_numbers, scale_vectors
 from llamafw_plugins.ollama.options import ignore
 
 LENGTH_ONE, UNSCALED = 2, -1  # orders of norms, as in `embd_normalize`
@@ -23,15 +23,12 @@ class OllamaEmbedEndpoints:
     async def create(self, call: Call) -> JSON:
         """Return the embedding of each text, with the length 1."""
         body, start = call.body, perf_counter_ns()
-        dimensions, (_, _, n_embd) = body.get("dimensions"), model_sizes(self.app.loaded)
-        if dimensions not in (None, n_embd):
-            message = f"embeddings of this model have {n_embd} dimensions and cannot have {dimensions}"
-            raise RequestError(message, param="dimensions")
-
+        dimensions = choose_dimensions(body, choose_embedder(self.app, body["model"]), self.app.settings)
         input = body.get("input") or []  # without texts, clients load the model
-        texts = [input] if isinstance(input, str) else input
         cuts = body.get("truncate") is not False
-        embeddings, n_prompt = await self._embed(call, texts, "input", norm=LENGTH_ONE, cuts=cuts)
+        embeddings, n_prompt = await self._embed(
+            call, input, "input", norm=LENGTH_ONE, cuts=cuts, dimensions=dimensions
+        )
         return {
             "model": body["model"],
             "embeddings": embeddings,
@@ -44,12 +41,19 @@ class OllamaEmbedEndpoints:
         """Return the embedding of one text, not scaled."""
         if not call.body.get("prompt"):
             return {"embedding": []}
-        embeddings, _ = await self._embed(call, [call.body["prompt"]], "prompt", norm=UNSCALED, cuts=True)
+        embeddings, _ = await self._embed(call, call.body["prompt"], "prompt", norm=UNSCALED, cuts=True)
         return {"embedding": embeddings[0]}
 
     async def _embed(
-        self, call: Call, texts: list[str], field: str, *, norm: int, cuts: bool
-    ) -> tuple[list[list[float]], int]:
+        self,
+        call: Call,
+        texts: str | list[str],
+        field: str,
+        *,
+        norm: int,
+        cuts: bool,
+        dimensions: int | None = None,
+    ) -> tuple[list[Floats], int]:
         """Return the embeddings and the number of tokens.
 
         Parameters
@@ -58,10 +62,12 @@ class OllamaEmbedEndpoints:
             Order of the norm that the vectors are divided by.
         cuts : bool
             Whether texts that are too long lose their ends; otherwise, they are refused.
+        dimensions : int, optional
+            How many numbers of each vector to keep.
         """
         for name in call.body.get("options") or ():
             ignore(call, self.app, f"options.{name}")
-        loaded = self.app.loaded
+        loaded = choose_embedder(self.app, call.body.get("model"))
         pooling = choose_pooling(loaded, self.app.settings.pooling)
         if pooling == "none":
             raise NotSupported(
@@ -70,15 +76,7 @@ class OllamaEmbedEndpoints:
         if not texts:
             return [], 0
 
-        prompts = await read_prompts(texts, loaded.tokenizer, field)
-        tokens = [cut_prompt(prompt, loaded.engine.n_ctx) if cuts else prompt.tokens for prompt in prompts]
-        params = [field] if isinstance(call.body[field], str) else [f"{field}.{i}" for i in range(len(prompts))]
-        embeddings = await embed_all(self.app, tokens, pooling, params)
-        vectors = [as_list(scale_vectors(embedding.vectors, norm)[0]) for embedding in embeddings]
+        limit = TextLimit("end" if cuts else "none")
+        embeddings = await embed_field(self.app, loaded, texts, field, pooling, limit)
+        vectors = [as_numbers(scale_vectors(embedding.vectors[:, :dimensions], norm)[0]) for embedding in embeddings]
         return vectors, sum(embedding.n_prompt for embedding in embeddings)
-
-
-def cut_prompt(prompt: Prompt, n_ctx: int) -> tuple[int, ...]:
-    """Return the tokens of a text that fit into the context; the last one, perhaps EOS, always stays."""
-    tokens = prompt.tokens
-    return tokens if len(tokens) <= n_ctx else (*tokens[: n_ctx - 1], tokens[-1])

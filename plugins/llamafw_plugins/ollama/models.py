@@ -45,14 +45,18 @@ class OllamaModelEndpoints:
         self.started = datetime.now(UTC)
 
     async def list_all(self, call: Call) -> JSON:
-        """Return a list with the server's only model, once under each of its names."""
-        return {"models": [self._entry(self.app.loaded, name) for name in self._names()]}
+        """Return a list with the server's models, each once under each of its names."""
+        return {"models": [self._entry(loaded, name) for name, loaded in self._models().items()]}
 
     async def list_running(self, call: Call) -> JSON:
-        """Return a list with the server's only model, which is always in memory, under its first name."""
-        loaded = self.app.loaded
-        running = {"expires_at": NEVER, "size_vram": 0, "context_length": loaded.engine.n_ctx}
-        return {"models": [{**self._entry(loaded, loaded.name), **running}]}
+        """Return a list with the server's models, which are always in memory, each under its first name."""
+        running = {"expires_at": NEVER, "size_vram": 0}
+        return {
+            "models": [
+                {**self._entry(loaded, loaded.name), **running, "context_length": loaded.engine.n_ctx}
+                for loaded in self.app.loaded.all
+            ]
+        }
 
     async def show(self, call: Call) -> JSON:
         """Return what the file says about the model, and what the model can do."""
@@ -90,15 +94,22 @@ class OllamaModelEndpoints:
 
     def _find(self, call: Call, advice: str = "") -> LoadedModel:
         """Return the model if the request names it or none; RequestError if it names another one."""
-        name, loaded = call.body.get("model") or call.body.get("name"), self.app.loaded
-        if name and tagged(name).casefold() not in {tagged(known).casefold() for known in self._names()}:
-            message = f"model '{name[:MAX_SHOWN_NAME]}' not found; this server has the model {tagged(loaded.name)!r}"
+        name = call.body.get("model") or call.body.get("name")
+        models = {tagged(known).casefold(): loaded for known, loaded in self._models().items()}
+        if not name:
+            return self.app.loaded
+        if (found := models.get(tagged(name).casefold())) is None:
+            known = " and ".join(repr(tagged(loaded.name)) for loaded in self.app.loaded.all)
+            noun = "the model" if len(self.app.loaded.all) == 1 else "the models"
+            message = f"model '{name[:MAX_SHOWN_NAME]}' not found; this server has {noun} {known}"
             raise OllamaModelNotFound(f"{message}, and {advice}" if advice else message, param="model")
-        return loaded
+        return found
 
-    def _names(self) -> list[str]:
-        """Return the model's names, the one that responses have first."""
-        return list(dict.fromkeys((self.app.loaded.name, *self.app.settings.alias)))
+    def _models(self) -> dict[str, LoadedModel]:
+        """Return the models by their names, the first model's before others'; it may have several."""
+        first, *others = self.app.loaded.all
+        names = dict.fromkeys((first.name, *self.app.settings.alias), first)
+        return names | {loaded.name: loaded for loaded in others}
 
     def _entry(self, loaded: LoadedModel, name: str) -> JSON:
         return {
@@ -119,7 +130,7 @@ class OllamaModelEndpoints:
         return time.isoformat().replace("+00:00", "Z")
 
     def _capabilities(self, loaded: LoadedModel) -> list[str]:
-        if self.app.settings.embedding:
+        if self.app.settings.embedding or loaded is not self.app.loaded:
             return ["embedding"]
         has_infill = all(key in loaded.tokenizer.fim for key in REQUIRED_TOKENS)
         names = {
@@ -176,7 +187,7 @@ def _quantization(loaded: LoadedModel) -> str:
         return name
     sizes = Counter[str]()
     for tensor in loaded.model.tensors.values():
-        sizes[tensor.type_name] += tensor.data.nbytes
+        sizes[tensor.type_name] += tensor.n_bytes
     return sizes.most_common(1)[0][0] if sizes else "unknown"
 
 

@@ -168,7 +168,7 @@ def _relative(importance: Floats) -> Floats:
     return relative
 
 
-_SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
+_SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 _SEARCHED_WITH_IMPORTANCE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")
 _ROUNDED_BY_GGUF = (*_SEARCHED_WITH_IMPORTANCE, "F32", "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 

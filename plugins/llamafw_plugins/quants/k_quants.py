@@ -73,6 +73,24 @@ def iq4_nl(x: Floats, factors: Floats) -> Bytes:
     return _joined(d, _nibbles(codes, 16))
 
 
+def iq4_xs(x: Floats, factors: Floats) -> Bytes:
+    """Round to IQ4_XS: 8 parts with scales of 6 bits, and the codes of IQ4_NL."""
+    parts, w = x.reshape(-1, 32), factors.reshape(-1, 32)
+    exact, d = np.empty(len(parts), np.float32), np.empty(len(x), np.float32)
+    search_iq4_nl_scale(parts, w, 7, exact)
+    by_block = exact.reshape(len(x), 8)
+    search_scale(by_block, w.sum(1).reshape(len(x), 8), -32, _STEP, 5, d)
+    d = _half(d)
+    unit = d.astype(np.float32)[:, None]
+    scales = _nearest(by_block, unit, -32, 31)
+    codes = np.empty(parts.shape, np.uint8)
+    round_to_iq4_nl(parts, np.ascontiguousarray(unit * scales).reshape(-1), codes)
+    packed = (scales + 32).astype(np.uint8)
+    low = packed[:, ::2] & 15 | (packed[:, 1::2] & 15) << 4
+    high = _combined((packed >> 4).reshape(-1, 2, 4).transpose(0, 2, 1), 2)
+    return _joined(d, high, low, _nibbles(codes.reshape(x.shape), 16))
+
+
 def q4_0(x: Floats, factors: Floats) -> Bytes:
     """Round to Q4_0: a scale for 32 weights."""
     d, codes = _scale(x, factors, lowest=-8)

@@ -14,6 +14,8 @@ import numpy as np
 from numba import types
 
 LANES = 128  # blocks that are computed at once; their weights fit into the first-level cache
+N_REFINED = 4
+"""How often a scale and a minimum are improved by rounding with them and computing them again."""
 ZERO, ONE, SMALL = np.float32(0), np.float32(1), np.float32(1e-5)
 _floats = types.float32[::1]
 _rows = types.Array(types.float32, 2, "C", readonly=True)  # files may be read-only
@@ -50,8 +52,9 @@ def transposed(blocks, first, out):
 def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, scales, minima):
     """Find ``scale`` and ``minimum`` for each block: its weights become ``scale · q − minimum``, ``0 ≤ q ≤ largest``.
 
-    They minimise the squared error for the best of several choices of q. These are the nearest numbers if a block's
-    range is divided into ``largest + first + i · step`` parts, for each ``i < n_steps``. Neither is negative.
+    They minimise the squared error for the best of several choices of q. These are the nearest numbers if the range
+    from the best minimum so far is divided into ``largest + first + i · step`` parts, for each ``i < n_steps``; and
+    then `N_REFINED` times the nearest numbers for the best scale and minimum so far. Neither is negative.
 
     Parameters
     ----------
@@ -71,6 +74,7 @@ def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, sca
     size, top = blocks.shape[1], np.float32(largest)
     x, w = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
     low, span, inverse = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    base = np.empty(LANES, np.float32)
     sum_w, sum_wx = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     sum_wq, sum_wqq, sum_wqx = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     best, scale, minimum = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -90,14 +94,17 @@ def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, sca
             minimum[j] = -low[j]
             span[j] = span[j] - low[j]
 
-        for number in range(n_steps):
+        for number in range(n_steps + N_REFINED):
             parts = top + first + step * np.float32(number)
             sum_wq[:], sum_wqq[:], sum_wqx[:] = ZERO, ZERO, ZERO
             for j in range(LANES):
+                is_refined = (number >= n_steps) & (scale[j] > ZERO)
+                base[j] = -minimum[j] if is_refined else low[j]
                 inverse[j] = parts / span[j] if span[j] > ZERO else ZERO
+                inverse[j] = ONE / scale[j] if is_refined else inverse[j]
             for i in range(size):
                 for j in range(LANES):
-                    q = np.rint(inverse[j] * (x[i, j] - low[j]))
+                    q = np.rint(inverse[j] * (x[i, j] - base[j]))
                     q = min(max(q, ZERO), top)
                     wq = w[i, j] * q
                     sum_wq[j] += wq
@@ -107,10 +114,13 @@ def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, sca
                 determinant = sum_w[j] * sum_wqq[j] - sum_wq[j] * sum_wq[j]
                 s = (sum_w[j] * sum_wqx[j] - sum_wx[j] * sum_wq[j]) / determinant
                 m = (sum_wq[j] * sum_wqx[j] - sum_wqq[j] * sum_wx[j]) / determinant
-                # without a minimum if it would be negative, or if all q are the same, so that nothing determines it
-                is_fixed = (m < ZERO) | (determinant <= SMALL * (sum_w[j] * sum_wqq[j]))
-                s = sum_wqx[j] / sum_wqq[j] if is_fixed else s
-                m = ZERO if is_fixed else m
+                # without a minimum if it would be negative
+                s = sum_wqx[j] / sum_wqq[j] if m < ZERO else s
+                m = ZERO if m < ZERO else m
+                # as the weights were rounded, if one of them matters so much more that nothing else determines it
+                is_unsure = not determinant > SMALL * (sum_w[j] * sum_wqq[j])
+                s = ONE / inverse[j] if is_unsure & (inverse[j] > ZERO) else s
+                m = -base[j] if is_unsure else m
                 # without the sum of w · x², which is the same for all choices
                 error = s * (s * sum_wqq[j] - sum_wqx[j] - sum_wqx[j] - (m + m) * sum_wq[j])
                 error += m * (m * sum_w[j] + sum_wx[j] + sum_wx[j])
@@ -118,6 +128,8 @@ def search_scale_and_minimum(blocks, factors, largest, first, step, n_steps, sca
                 best[j] = error if is_better else best[j]
                 scale[j] = s if is_better else scale[j]
                 minimum[j] = m if is_better else minimum[j]
+                span[j] = span[j] + low[j] + m if is_better else span[j]
+                low[j] = -m if is_better else low[j]
 
         n = min(LANES, len(blocks) - start)
         scales[start : start + n] = scale[:n]

@@ -74,7 +74,7 @@ class BreakerFinder:
 
         @lru_cache(_N_CACHED)
         def find(text: str) -> Breaker:
-            owner = reference()  # a strong reference would keep the tokenizer in `_FINDERS` for ever
+            owner = reference()  # a strong reference would never let the tokenizer leave `_FINDERS`
             assert owner is not None, "the caller has the tokenizer"
             data, parts = text.encode(), []
             whole = vocabulary.tokens_with(data)

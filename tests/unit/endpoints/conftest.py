@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from llamafw import ChatContext, Floats, GrammarSource, LoadedModel, Settings, Tensor
+from llamafw import ChatContext, Drafter, Floats, GrammarSource, LoadedModel, Settings, Tensor
 from llamafw.engine import BatchingEngine, EngineOptions
 from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.rank_head import RankHead
+from llamafw.engine.speculation import SpeculationOptions
 from llamafw.plugins import Plugins
 from llamafw.server.app import build_app
 from llamafw_plugins.chat_formats.jinja import JinjaChatFormat
@@ -96,6 +97,7 @@ def opened(plugins: Plugins) -> Open:
         metadata: Mapping[str, Any] | None = None,
         name: str = "toy",
         tool_parser: str = "hermes",
+        drafters: Mapping[str, Drafter] | None = None,
         **settings: Any,
     ) -> AsyncIterator[httpx.AsyncClient]:
         tokenizer = tokenizer or ToyTokenizer()
@@ -109,11 +111,13 @@ def opened(plugins: Plugins) -> Open:
                 tensors={"w": weights},
                 n_bytes=48,
             )
-            graph: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8)
+            graph: Any = SimpleNamespace(n_vocab=tokenizer.n_vocab, n_ctx_train=64, n_embd=8, causal=True, n_types=1)
 
             chat = JinjaChatFormat(template, ChatContext())
             options = EngineOptions(n_batch=32, prompt_cache=2**20, rank_head=rank_head)
             options = replace(options, max_queue=settings.get("max_queue", options.max_queue))
+            always = SpeculationOptions(adaptive=False)
+            options = replace(options, drafters=drafters or {}, speculation=always)
             engine = BatchingEngine(
                 backend,
                 tokenizer,

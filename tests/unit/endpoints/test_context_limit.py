@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw.engine.rank_head import DenseLayer, RankHead
+from llamafw.engine.dense_layers import DenseLayer
+from llamafw.engine.rank_head import RankHead
 from support.toy_model import N_EMBD, ToyBackend
 from unit.endpoints.conftest import MID, PRE, REP, SEP, SUF, InfillTokenizer, Open, alphabet, read_events
 
@@ -62,7 +63,7 @@ async def test_prompt_that_does_not_fit_is_400(
     assert error["message"].endswith("; truncate_prompt: true shortens it") is can_truncate
     if "embedding" in path:
         size = f"it has {n} tokens, but the context of a slot has only {N_CTX}"
-        assert error["message"] == f"the input is too large to embed: {size}"
+        assert error["message"] == f"{param} is too large to embed: {size}; truncate: true cuts it"
 
 
 @pytest.mark.parametrize(

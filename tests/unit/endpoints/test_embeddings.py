@@ -109,6 +109,13 @@ async def test_response_has_openais_shape(opened: Open) -> None:
         (OPENAI, {"input": ["a", {"prompt_string": "a", "multimodal_data": ["aGk="]}]}, "input.1.multimodal_data"),
         (OPENAI, {"input": {"prompt_string": ""}}, "input"),
         (OPENAI, {"input": [1, [2]]}, "input.1"),
+        (NATIVE, {"content": [{}]}, "content.0.prompt_string"),
+        (NATIVE, {"content": [{"text": ""}]}, "content.0.text"),
+        (NATIVE, {"content": [{"text": 1}]}, "content.0.text"),
+        (NATIVE, {"content": [{"text": "a", "prompt_string": 1}]}, "content.0.prompt_string"),
+        (NATIVE, {"content": [[{"text": "a"}]]}, "content.0.0"),
+        (OPENAI, {"input": [{"image": "aGk="}]}, "input.0.prompt_string"),
+        (OPENAI, {"input": {"text": None}}, "input.text"),
         (OPENAI, {}, "input"),
         (OPENAI, {"input": "a", "dimensions": 3}, "dimensions"),
         (OPENAI, {"input": "a", "image_data": [{"data": "", "id": 1}]}, "image_data"),
@@ -148,6 +155,12 @@ async def test_the_reason_of_a_refusal_is_the_real_one(opened: Open, value: Any,
         ({"prompt_string": ["a", 98, "c"]}, ["abc"]),
         ([97, "bc"], ["abc"]),
         (["a", {"prompt_string": "bc"}, [97, 98], ["a", 99]], ["a", "bc", "ab", "ac"]),
+        ({"text": "abc"}, ["abc"]),
+        ([{"text": "abc"}], ["abc"]),
+        (["a", {"text": "bc", "image": None}, [97, 98], {"prompt_string": ["a", 99]}], ["a", "bc", "ab", "ac"]),
+        ({"prompt_string": "abc", "text": None}, ["abc"]),
+        ([{"prompt_string": "abc", "text": 98}], ["abc"]),
+        ([{"prompt_string": ["a", 98, "c"], "text": {"a": []}}], ["abc"]),
     ],
 )
 async def test_texts_have_the_forms_of_prompts(opened: Open, value: Any, same_as: list[str]) -> None:
@@ -155,6 +168,10 @@ async def test_texts_have_the_forms_of_prompts(opened: Open, value: Any, same_as
     expected = await embed(opened, OPENAI, {"input": same_as}, pooling="mean")
     assert found["data"] == expected["data"]
     assert found["usage"] == expected["usage"]
+
+    for field in ("content", "input"):
+        native = await embed(opened, NATIVE, {field: value}, pooling="mean")
+        assert native == await embed(opened, NATIVE, {"content": same_as}, pooling="mean")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from llamafw import CachePages, EngineStats
+from llamafw import CachePages, DiskCacheStats, EngineStats, PriorityStats
 from llamafw.plugins import Plugins
-from llamafw_plugins.endpoints.metrics import counters, gauges
+from llamafw_plugins.endpoints.metrics import by_priority, counters, gauges
 from unit.endpoints.conftest import Open
 
 COUNTERS = ("prompt_tokens", "prompt_seconds", "tokens_predicted", "tokens_predicted_seconds", "n_decode")
@@ -98,3 +98,44 @@ def test_pages_are_reported_if_slots_share_memory() -> None:
     names = ("", "_used", "_shared", "_touched")
     assert [values[f"llamafw_kv_pages{name}"] for name in names] == [100, 5, 2, 7]
     assert not any("pages" in name for name, _, _ in gauges(EngineStats()))
+
+
+def test_disk_cache_is_reported_if_there_is_one() -> None:
+    stats = EngineStats(
+        disk_cache=DiskCacheStats(n_states=3, n_bytes=99, limit=1000, n_reads=5, n_writes=6, n_failures=7)
+    )
+    values = {name: value for name, _, value in (*counters(stats), *gauges(stats))}
+    names = ("states", "bytes", "reads", "writes", "failures")
+    assert [values[f"llamafw_disk_cache_{name}"] for name in names] == [3, 99, 5, 6, 7]
+    assert not any("disk" in name for name, _, _ in (*counters(EngineStats()), *gauges(EngineStats())))
+
+
+async def test_series_by_priority(opened: Open) -> None:
+    async with opened(metrics=True, plugins=Plugins()) as client:
+        for priority in (-2, 7, 7):
+            await client.post("/completion", json={"prompt": "a", "n_predict": 1, "priority": priority})
+        families = await scrape(client)
+    queue = families["llamafw_priority_queue_seconds"].samples
+    counts = {sample.labels["priority"]: sample.value for sample in queue if sample.name.endswith("_count")}
+    assert counts == {"-2": 1, "7": 2}
+    waiting = {sample.labels["priority"]: sample.value for sample in families["llamafw_requests_waiting"].samples}
+    assert waiting == {"-2": 0, "0": 0, "7": 0}
+
+
+def test_waiting_and_refused_requests_are_reported_by_priority() -> None:
+    stats = EngineStats(
+        by_priority={0: PriorityStats(waiting=3, rejected=4, preemptions=5), 5: PriorityStats(waiting=1)}
+    )
+    values = {
+        (sample.name, sample.labels["priority"]): sample.value
+        for family in by_priority(stats)
+        for sample in family.samples
+    }
+    assert values == {
+        ("llamafw_requests_waiting", "0"): 3,
+        ("llamafw_requests_waiting", "5"): 1,
+        ("llamafw_priority_requests_rejected_total", "0"): 4,
+        ("llamafw_priority_requests_rejected_total", "5"): 0,
+        ("llamafw_preemptions_total", "0"): 5,
+        ("llamafw_preemptions_total", "5"): 0,
+    }

@@ -387,7 +387,7 @@ async def test_without_the_web_page_the_root_has_the_words_of_ollama(client: htt
         response = await plain.get("/")
         assert (response.status_code, response.text) == (200, "Ollama is running")
         assert (await plain.head("/")).status_code == 200
-        assert (await plain.post("/")).status_code == 405
+        assert (await plain.delete("/")).status_code == 405
 
 
 @pytest.mark.parametrize("path", ["/", "/api/tags", "/api/version"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llamafw.engine.rank_head import DenseLayer, RankHead
+from llamafw.engine.dense_layers import DenseLayer
+from llamafw.engine.rank_head import RankHead
+from llamafw_plugins.endpoints.rerank import as_shares
 from support.toy_model import BOS, EOS, HELLO, N_EMBD, ToyBackend, random_logits
 from unit.endpoints.conftest import Open
 
@@ -108,10 +111,93 @@ async def test_results_are_sorted_by_score(opened: Open, path: str) -> None:
 async def test_texts_get_an_array(opened: Open) -> None:
     scores = expected_scores("q", DOCUMENTS, [])
     async with opened(reranking=True, rank_head=HEAD) as client:
-        rows = (await client.post("/rerank", json={"query": "q", "texts": DOCUMENTS, "return_text": True})).json()
+        body = {"query": "q", "texts": DOCUMENTS, "return_text": True, "raw_scores": True}
+        rows = (await client.post("/rerank", json=body)).json()
+        shares = (await client.post("/rerank", json={**body, "raw_scores": None})).json()
     order = sorted(range(4), key=lambda i: -scores[i])
     assert [(row["index"], row["text"]) for row in rows] == [(i, DOCUMENTS[i]) for i in order]
     assert [row["score"] for row in rows] == pytest.approx(sorted(scores, reverse=True))
+    assert [row["score"] for row in shares] == pytest.approx([1 / (1 + np.exp(-row["score"])) for row in rows])
+
+
+@pytest.mark.inventory("T-16", "E-162")
+async def test_fields_of_cohere_and_jina_are_read(opened: Open) -> None:
+    scores = expected_scores("q", DOCUMENTS, [])
+    best = int(np.argmax(scores))
+    body = {
+        "query": "q",
+        "documents": [{"text": text} for text in DOCUMENTS],
+        "top_n": 1,
+        "return_documents": True,
+        "raw_scores": False,
+    }
+    async with opened(reranking=True, rank_head=HEAD) as client:
+        (row,) = (await client.post("/v1/rerank", json=body)).json()["results"]
+    assert (row["index"], row["document"]) == (best, {"text": DOCUMENTS[best]})
+    assert row["relevance_score"] == pytest.approx(1 / (1 + np.exp(-scores[best])))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "n_out", "is_share"), [("qwen3", 2, True), ("qwen3", 1, False), ("bert", 2, False)]
+)
+def test_shares_stay_as_they_are(architecture: str, n_out: int, is_share: bool) -> None:
+    head = SimpleNamespace(shape=(n_out, 8))
+    model = SimpleNamespace(metadata={"general.architecture": architecture}, tensors={"cls.output.weight": head})
+    loaded: Any = SimpleNamespace(model=model)
+    assert as_shares([0.0, 0.75], loaded) == pytest.approx([0.0, 0.75] if is_share else [0.5, 0.6791787])
+
+
+@pytest.mark.parametrize(
+    ("fields", "read"),
+    [
+        ({"truncate": True}, "q" * 60),
+        ({"truncate": True, "truncation_direction": "Left"}, "q" * 59 + "e"),
+        ({"truncate": "START"}, "q" * 59 + "e"),
+        ({"truncate_prompt_tokens": 9}, "q" * 5),
+        ({"max_tokens_per_doc": 3}, "qqq"),
+    ],
+)
+async def test_long_documents_are_cut_on_request(opened: Open, fields: dict[str, Any], read: str) -> None:
+    backend = ToyBackend(n_slots=2, n_ctx=64)
+    async with opened(reranking=True, rank_head=HEAD, backend=backend) as client:
+        body = {"query": "a", "documents": ["q" * 70 + "e"]}
+        response = (await client.post("/rerank", json={**body, **fields})).json()
+        assert backend.slots[0] == [BOS, *b"a", EOS, *read.encode(), EOS]
+        assert response["usage"]["prompt_tokens"] == 4 + len(read)
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"documents": ["a", "b" * 99]}, "documents.1", "documents.1 is too large to embed: it has 104 tokens"),
+        ({"query": "a" * 99}, "query", "the query has 102 tokens, and leaves no room for documents in 64"),
+        ({"truncate": "SPLIT"}, "truncate", "truncate must be"),
+        ({"documents": [""] * 2049}, "documents", "documents must have at most 2048 elements"),
+        ({"documents": [{"title": "a"}]}, "documents.0.text", "documents.0.text is required"),
+    ],
+)
+async def test_errors_name_the_document_and_the_limit(opened: Open, change: Any, param: str, message: str) -> None:
+    async with opened(reranking=True, rank_head=HEAD) as client:
+        error = (await client.post("/rerank", json={"query": "q?", "documents": ["a"], **change})).json()["error"]
+    assert (error["code"], error["param"]) == (400, param)
+    assert error["message"].startswith(message)
+
+
+@pytest.mark.parametrize(("model", "n"), [("gpt2", 2), ("bert", 1)])
+async def test_bert_has_one_separator_between_the_texts(opened: Open, model: str, n: int) -> None:
+    metadata = {"tokenizer.ggml.model": model, "tokenizer.ggml.seperator_token_id": EOS}
+    backend = ToyBackend(n_slots=2)
+    async with opened(reranking=True, rank_head=HEAD, backend=backend, metadata=metadata) as client:
+        await client.post("/rerank", json={"query": "q", "documents": ["d"]})
+    assert backend.slots[0] == [BOS, *b"q", *[EOS] * n, *b"d", EOS]
+
+
+async def test_a_template_for_reranking_replaces_the_separators(opened: Open) -> None:
+    metadata = {"tokenizer.chat_template.rerank": "Query: {query}\nText: {document}\nYes?"}
+    backend = ToyBackend(n_slots=2)
+    async with opened(reranking=True, rank_head=HEAD, backend=backend, metadata=metadata) as client:
+        await client.post("/rerank", json={"query": "q {document}", "documents": ["d"]})
+    assert backend.slots[0] == [*b"Query: q {document}\nText: d\nYes?"]
 
 
 async def test_documents_of_one_request_do_not_fill_the_queue(opened: Open) -> None:

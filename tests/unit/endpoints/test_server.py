@@ -34,8 +34,12 @@ async def test_health_is_ok(client: httpx.AsyncClient, path: str) -> None:
 
 
 async def test_health_fails_with_the_engine() -> None:
-    app: Any = SimpleNamespace(loaded=SimpleNamespace(engine=SimpleNamespace(failed=True)))
-    with pytest.raises(Unavailable, match="must be restarted"):
+    models = [SimpleNamespace(name=name, engine=SimpleNamespace(failed=name == "small")) for name in ("large", "small")]
+    app: Any = SimpleNamespace(loaded=SimpleNamespace(all=models[1:]))
+    with pytest.raises(Unavailable, match="the engine has failed; the server must be restarted"):
+        await ServerEndpoints(app).health(Call(None, {}, {}, None))  # type: ignore[arg-type]  # it does not use the request
+    app.loaded.all = models
+    with pytest.raises(Unavailable, match="the engine of small has failed"):
         await ServerEndpoints(app).health(Call(None, {}, {}, None))  # type: ignore[arg-type]  # it does not use the request
 
 

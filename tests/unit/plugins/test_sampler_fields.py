@@ -87,3 +87,15 @@ async def test_chat_uses_the_sampler_of_a_field_too(site: Site, serve: Callable[
         body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2, "only": 70}
         response = (await client.post("/v1/chat/completions", json=body)).json()
     assert response["choices"][0]["message"]["content"] == piece
+
+
+async def test_document_names_the_sampler_of_each_option(site: Site, serve: Callable[..., Any]) -> None:
+    site.install("llamafw-only", IMPORT + SAMPLER)
+    async with serve() as client:
+        schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    for name in ("CompletionRequest", "ChatCompletionRequest"):
+        fields = schemas[name]["properties"]
+        assert fields["only"]["x-llamafw-sampler"] == "only"
+        assert fields["dry_base"]["x-llamafw-sampler"] == "dry"
+        assert fields["typical_p"]["x-llamafw-sampler"] == "typ_p"
+        assert "x-llamafw-sampler" not in fields["seed"]

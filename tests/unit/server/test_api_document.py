@@ -159,6 +159,7 @@ def test_options_of_samplers_become_fields(document: dict[str, Any]) -> None:
         "type": "number",
         "default": 1.0,
         spec.PLUGIN: "dist:warm",
+        "x-llamafw-sampler": "warm",
         "description": "(Added by the plugin `dist:warm`.)",
     }
     assert properties["samplers"]["items"]["enum"] == ["warm", "cold"]

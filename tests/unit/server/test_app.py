@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from typing import Any
 
@@ -107,6 +108,7 @@ async def test_unusual_headers_are_accepted(client: httpx.AsyncClient) -> None:
 async def test_request_errors_are_reported_and_not_logged(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "llamafw")  # other tests may have set it lower
     error = read_error(await client.post("/fail", json={"how": "request"}), 400, "invalid_request_error")
     assert error == {
         "code": 400,
@@ -125,6 +127,7 @@ async def test_request_errors_are_reported_and_not_logged(
 async def test_unexpected_failures_are_logged_and_not_revealed(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, how: str, type: str
 ) -> None:
+    caplog.set_level(logging.WARNING, "llamafw")  # as above
     response = await client.post("/fail", json={"how": how}, headers={"x-request-id": "abc-1"})
     read_error(response, 500, type)
     assert "secret" not in response.text

@@ -189,7 +189,7 @@ def test_startup_fails_if_an_authenticator_is_invalid(monkeypatch: pytest.Monkey
 
 
 async def test_all_keys_of_a_request_are_tried() -> None:
-    keys = ApiKeys(["one", "two"])
+    keys = ApiKeys({"one": 0, "two": 0})
     no_request: Any = None
     first = await keys.authenticate(Credentials(("wrong", "two"), no_request))
     assert first == await keys.authenticate(Credentials(("two",), no_request))

@@ -36,10 +36,10 @@ async def post(client: httpx.AsyncClient, content: bytes, coding: str) -> httpx.
 @pytest.mark.parametrize(
     ("coding", "content"),
     [
-        ("gzip", gzip.compress(TEXT)),
-        ("x-gzip", gzip.compress(TEXT)),
-        ("GZIP", gzip.compress(TEXT)),
-        ("gzip", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
+        ("gzip", gzip.compress(TEXT, mtime=0)),
+        ("x-gzip", gzip.compress(TEXT, mtime=0)),
+        ("GZIP", gzip.compress(TEXT, mtime=0)),
+        ("gzip", gzip.compress(TEXT[:100], mtime=0) + gzip.compress(TEXT[100:], mtime=0)),
         ("deflate", zlib.compress(TEXT)),
         ("deflate", raw_deflate(TEXT)),
         ("identity", TEXT),
@@ -66,12 +66,12 @@ async def test_unknown_codings_are_415(client: httpx.AsyncClient, coding: str) -
     [
         ("gzip", TEXT),
         ("gzip", b""),
-        ("gzip", gzip.compress(TEXT)[:-9]),
-        ("gzip", gzip.compress(TEXT)[:-1] + b"?"),
-        ("gzip", gzip.compress(TEXT) + b"more"),
-        ("gzip", gzip.compress(b" ") * 101),
+        ("gzip", gzip.compress(TEXT, mtime=0)[:-9]),
+        ("gzip", gzip.compress(TEXT, mtime=0)[:-1] + b"?"),
+        ("gzip", gzip.compress(TEXT, mtime=0) + b"more"),
+        ("gzip", gzip.compress(b" ", mtime=0) * 101),
         ("deflate", TEXT),
-        ("deflate", gzip.compress(TEXT)),
+        ("deflate", gzip.compress(TEXT, mtime=0)),
     ],
 )
 async def test_damaged_bodies_are_400(client: httpx.AsyncClient, coding: str, content: bytes) -> None:

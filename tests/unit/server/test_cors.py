@@ -64,12 +64,11 @@ async def test_origins_are_allowed_or_refused(
 async def test_the_documentation_pages_load_nothing_from_other_hosts(client: httpx.AsyncClient) -> None:
     page = await client.get("/docs", follow_redirects=True)
     assert page.status_code == 200
-    links = re.findall(r'(?:src|href)="([^"]*)"', page.text)
-    assert len(links) >= 4
-    assert not [link for link in links if "//" in link]
-    for link in links:
-        file = await client.get(f"/docs/{link.removeprefix('./')}")
+    links = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]*)"', page.text)
+    assert links == ["data:,", "page.css", "page.js"]
+    for link in links[1:]:
+        file = await client.get(f"/docs/{link}")
         assert file.status_code == 200, link
         assert len(file.content) > 100
-    assert '"/openapi.json"' in page.text
+    assert 'href="../openapi.json"' in page.text
     assert (await client.get("/openapi.json")).json()["openapi"] == "3.0.3"

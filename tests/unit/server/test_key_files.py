@@ -21,9 +21,9 @@ from llamafw.serving import Credentials
 def test_keys_of_a_file_are_added_to_the_others(tmp_path: Path) -> None:
     (path := tmp_path / "keys").write_bytes("# first\none\r\n\n # a comment\n  \nschlüs#sel".encode())
     keys = api_keys(Settings(api_key=("zero",), api_key_file=str(path)))
-    assert keys == ("zero", "one", "schlüs#sel")
-    assert api_keys(Settings(api_key=("zero",))) == ("zero",)
-    assert api_keys(Settings()) == ()
+    assert keys == {"zero": 0, "one": 0, "schlüs#sel": 0}
+    assert api_keys(Settings(api_key=("zero",))) == {"zero": 0}
+    assert api_keys(Settings()) == {}
 
 
 @pytest.mark.inventory("C-109")
@@ -34,6 +34,10 @@ def test_keys_of_a_file_are_added_to_the_others(tmp_path: Path) -> None:
         (b"# only\n#\n", "contains no key"),
         (b"\xff\n", "cannot be read"),
         (None, "cannot be read: .*No such file"),
+        (b"one priority=20\n", "priority=20 is not a whole number from -20 to 19"),
+        (b"one priority=-21\n", "priority=-21 is not"),
+        (b"one priority=high\n", "priority=high is not"),
+        (b"one priority=\n", "priority= is not"),
     ],
 )
 def test_startup_fails_if_a_key_file_has_no_keys(tmp_path: Path, raw: bytes | None, message: str) -> None:
@@ -42,6 +46,12 @@ def test_startup_fails_if_a_key_file_has_no_keys(tmp_path: Path, raw: bytes | No
         path.write_bytes(raw)
     with pytest.raises(SettingsError, match=f"--api-key-file: .*{message}"):
         api_keys(Settings(api_key=("zero",), api_key_file=str(path)))
+
+
+def test_keys_of_a_file_have_priorities(tmp_path: Path) -> None:
+    (path := tmp_path / "keys").write_text("one priority=-5\ntwo\t priority=7\na b priority=19\nx=priority=1\n")
+    keys = api_keys(Settings(api_key=("zero",), api_key_file=str(path)))
+    assert keys == {"zero": 0, "one": -5, "two": 7, "a b": 19, "x=priority=1": 0}
 
 
 async def test_all_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +63,7 @@ async def test_all_keys_are_compared_in_constant_time(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
     request = Request({"type": "http", "headers": []})
-    user = await ApiKeys(["one", "two", "three"]).authenticate(Credentials(("one",), request))
+    user = await ApiKeys({"one": 0, "two": 0, "three": 0}).authenticate(Credentials(("one",), request))
     assert user is not None
     assert compared == [(b"one", b"one"), (b"one", b"two"), (b"one", b"three")]  # no early exit
 

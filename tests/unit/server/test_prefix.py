@@ -25,7 +25,8 @@ async def test_pages_and_the_document_know_the_prefix(opened: OpenClient) -> Non
     async with opened(api_prefix="/llm") as client:
         page = await client.get("/llm/docs", follow_redirects=True)
         assert page.status_code == 200
-        assert '"/llm/openapi.json"' in page.text
+        assert 'href="../openapi.json"' in page.text
+        assert "http://127.0.0.1:8080/llm/echo" in page.text
         assert (await client.get("/llm/openapi.json")).json()["servers"] == [{"url": "/llm"}]
         assert (await client.get("/llm/")).status_code == 200
         moved = await client.get("/llm")

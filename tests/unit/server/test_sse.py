@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
 
-from llamafw import Problem, RequestError, ServerSentEvent, event_stream
+from llamafw import Problem, RequestError, ServerSentEvent, event_stream, json_lines
 from llamafw.server import sse
 from llamafw.server.errors import problem_of
 from llamafw.server.sse import EventStream
@@ -44,7 +45,7 @@ def register_endpoints(register, app):
 """
 
 
-async def body_of(*items: Any) -> bytes:
+async def body_of(*items: Any, stream: Callable[[AsyncIterator[Any]], Any] = event_stream) -> bytes:
     """Return the body of a stream of events."""
 
     async def events() -> AsyncIterator[Any]:
@@ -58,12 +59,21 @@ async def body_of(*items: Any) -> bytes:
         chunks.append(message.get("body", b""))
 
     chunks: list[bytes] = []
-    await event_stream(events())({"type": "http"}, receive, send)
+    await stream(events())({"type": "http"}, receive, send)
     return b"".join(chunks)
 
 
 async def test_items_are_events_without_a_name() -> None:
     assert await body_of({"a": 1}, [2], "é\n") == 'data: {"a":1}\n\ndata: [2]\n\ndata: "é\\n"\n\n'.encode()
+
+
+@pytest.mark.parametrize("stream", [event_stream, json_lines])
+async def test_no_text_divides_an_event_into_lines(stream: Callable[[AsyncIterator[Any]], Any]) -> None:
+    """Clients may read lines with `str.splitlines`, as httpx does."""
+    text = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA1), *range(0x2020, 0x2030)]))
+    body = await body_of({text: text}, stream=stream)
+    (line,) = [line for line in body.decode().splitlines() if line]
+    assert json.loads(line.removeprefix("data: ")) == {text: text}
 
 
 async def test_events_may_have_a_name_and_an_id() -> None:

@@ -17,6 +17,8 @@ from llamafw.testing.conformance.architecture import ArchitectureConformance
 from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance
 from llamafw.testing.conformance.chat_format import ChatFormatConformance
+from llamafw.testing.conformance.conversion import ConversionConformance
+from llamafw.testing.conformance.drafter import DrafterConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
 from llamafw.testing.conformance.events import EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
@@ -34,6 +36,8 @@ __all__ = [
     "AuthenticatorConformance",
     "BackendConformance",
     "ChatFormatConformance",
+    "ConversionConformance",
+    "DrafterConformance",
     "EndpointConformance",
     "EventsConformance",
     "GrammarConformance",

@@ -93,8 +93,14 @@ class ArchitectureConformance(Conformance):
                 self.check_damaged(replace(model, metadata=MappingProxyType(metadata)), damage)
 
     async def test_server_runs_it(self, serve: Any, write_model: Any) -> None:
-        """A server loads the tiny model and answers."""
+        """A server loads the tiny model and generates, or embeds if the model has no logits."""
+        can_generate = self.build(self.open(write_model)).logits is not None
         async with serve(model=self.write(write_model), plugin=self.plugins, backend="numba", threads=1) as client:
+            if not can_generate:
+                response = await client.post("/embedding", json={"content": [[70, 75, 80], [70]]})
+                assert response.status_code == 200, response.text
+                assert len(response.json()) == 2
+                return
             body = {"prompt": [70, 75, 80], "n_predict": 4, "n_probs": 1, "ignore_eos": True, "temperature": 0}
             response = await client.post("/completion", json=body)
             assert response.status_code == 200, response.text

@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 
 from llamafw.graph import Graph
-from llamafw.interfaces import Backend, BackendContext, CandidateBackend, SharingBackend, SnapshotBackend
+from llamafw.interfaces import (
+    AdaptingBackend,
+    Backend,
+    BackendContext,
+    CandidateBackend,
+    HoldingBackend,
+    SharingBackend,
+    SnapshotBackend,
+)
 from llamafw.models.gguf import read_gguf
 from llamafw.testing.batches import batch
 from llamafw.testing.conformance.base import ProtocolConformance, assert_identical
@@ -39,10 +47,14 @@ class BackendTests(ProtocolConformance):
             yield Backend, backend
             if not getattr(backend, "can_cut", True):
                 yield SnapshotBackend, backend
+                if hasattr(backend, "hold_state"):
+                    yield HoldingBackend, backend
             if hasattr(backend, "share_prefix"):
                 yield SharingBackend, backend
             if hasattr(backend, "top_logits"):
                 yield CandidateBackend, backend
+            if hasattr(backend, "set_adapters"):
+                yield AdaptingBackend, backend
 
     def skip_unless_it_follows_the_model(self) -> None:
         """Skip the test if the backend does not compute the model."""

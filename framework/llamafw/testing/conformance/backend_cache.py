@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamafw.errors import LlamafwError
-from llamafw.interfaces import Backend, SharingBackend, SnapshotBackend
+from llamafw.interfaces import Backend, HoldingBackend, SharingBackend, SnapshotBackend
 from llamafw.testing.batches import batch, logits
 from llamafw.testing.conformance.backend_base import F32_CACHE, N_TOKENS, TOKENS, BackendTests, WriteModel
 from llamafw.testing.conformance.base import assert_identical
@@ -201,6 +201,36 @@ class BackendCacheTests(BackendTests):
             self.check_snapshots(snapshots, 1, ())
             self.check_snapshots(snapshots, 0, SNAPSHOTS)
 
+    def test_slot_goes_back_to_the_state_that_it_holds(self, write_model: WriteModel) -> None:
+        """After `hold_state`, a slot can be cut to at least the held position, as often as needed."""
+        start, held, end = SNAPSHOTS[1], SNAPSHOTS[1] + 3, N_TOKENS
+        with self.open_filled(write_model()) as (backend, whole):
+            holding = self.holding_backend(backend)
+            self.truncate(backend, 0, start)
+            backend.forward(batch((0, start, TOKENS[start:held]), outputs=[]))
+            holding.hold_state(0)
+            for n in (end - 1, held + 9, held + 5, held + 1, held):
+                backend.forward(batch((0, held, TOKENS[held:end])))
+                left = self.truncate(backend, 0, n)
+                assert left >= held, f"with a state held at {held}, truncate(0, {n}) returned {left}"
+                self.check_snapshots(holding, 0, SNAPSHOTS[:2])
+                rest = backend.forward(batch((0, left, [*TOKENS[left:], NEXT])))
+                self.check_same(backend, rest, whole[left:], f"logits after truncate(0, {n}) and in a fresh slot")
+                self.truncate(backend, 0, held)
+
+    def test_held_state_belongs_to_its_text(self, write_model: WriteModel) -> None:
+        """A held state is not used for another text in the slot, nor for another slot."""
+        with self.open_filled(write_model()) as (backend, whole):
+            holding = self.holding_backend(backend)
+            logits(backend, TOKENS[::-1][:20], slot=1)
+            holding.hold_state(1)
+            self.truncate(backend, 1, 0)
+            logits(backend, TOKENS, slot=1)
+            for slot, n in ((1, N_TOKENS - 5), (0, N_TOKENS - 9)):
+                left = self.truncate(backend, slot, n)
+                rest = backend.forward(batch((slot, left, [*TOKENS[left:], NEXT])))
+                self.check_same(backend, rest, whole[left:], f"logits after truncate({slot}, {n}) and in a fresh slot")
+
     # --- shared memory
 
     def test_shared_prefix_continues_exactly(self, write_model: WriteModel) -> None:
@@ -296,6 +326,12 @@ class BackendCacheTests(BackendTests):
         if backend.can_cut:
             pytest.skip("`can_cut` is True")
         return cast("SnapshotBackend", backend)
+
+    def holding_backend(self, backend: Backend) -> HoldingBackend:
+        """Return the backend; skip the test if it can be cut anywhere, or holds no states."""
+        if backend.can_cut or not hasattr(backend, "hold_state"):
+            pytest.skip("`can_cut` is True, or the backend has no `hold_state`")
+        return cast("HoldingBackend", backend)
 
     def sharing_backend(self, backend: Backend) -> SharingBackend:
         """Return the backend; skip the test if its slots share no memory."""

@@ -176,6 +176,24 @@ class QuantConformance(ProtocolConformance):
             rounded = self.dequantize(self.rounded(weights, importance).reshape(-1), weights.shape)
             assert np.isfinite(rounded).all(), f"with importance {importance[0]:g}, rounded weights are not finite"
 
+    def test_importance_does_not_increase_the_errors_that_matter(self) -> None:
+        """The sum of squared errors times importance is not larger than without importance.
+
+        Some columns of real models matter a million times more than the others.
+        """
+        rng = np.random.default_rng(7)
+        weights = rng.normal(size=(64, 4 * self.quant.block_size)).astype(np.float32)
+        varied = rng.gamma(0.5, size=weights.shape[1:]).astype(np.float32)
+        single = np.ones_like(varied)
+        single[len(single) // 3] = 1e6
+        for name, importance in (("varied importance", varied), ("one important column", single)):
+            errors = []
+            for blocks in (self.rounded(weights), self.rounded(weights, importance)):
+                rounded = self.dequantize(blocks.reshape(-1), weights.shape)
+                squares = np.square(rounded - weights).astype(np.float64)
+                errors.append(float((squares * importance).sum()))
+            assert errors[1] <= 1.01 * errors[0], f"with {name}, the error is {errors[1]:.4g}, not {errors[0]:.4g}"
+
     # --- backends that the type has something for
 
     def test_backends_read_exact_weights(self) -> None:

@@ -78,10 +78,13 @@ class SamplerConformance(ProtocolConformance):
             self.check_equal(first, second, f"options {options}, two samplers with the same input")
 
     def test_apply_may_be_repeated_before_accept(self) -> None:
-        """`apply` gives the same result until `accept`: if a grammar rejects the token, the chain runs once more."""
+        """Until `accept`, `apply` depends on the candidates alone.
+
+        It is repeated if a grammar refuses the token, and called for the guesses of draft models.
+        """
         for options, _ in self.samplers():
             once, twice = list(self.run(self.make(options))), list(self.run(self.make(options), repeat=True))
-            self.check_equal(once, twice, f"options {options}, apply called once and twice per token")
+            self.check_equal(once, twice, f"options {options}, apply called once and several times per token")
 
     def test_requests_do_not_affect_each_other(self) -> None:
         """A request gets the same candidates alone and beside another request."""
@@ -165,14 +168,14 @@ class SamplerConformance(ProtocolConformance):
         seed : int
             Seed of the logits.
         repeat : bool
-            Call `apply` twice per token.
+            Call `apply` with other logits first.
         """
         assert sampler is not None
         rng = np.random.default_rng(seed)
         for _ in range(N_STEPS):
             logits = rng.normal(0, 3, tokenizer().n_vocab)
-            for _ in range(2 if repeat else 1):
-                candidates = whole_vocabulary(logits)
+            for each in (logits[::-1], logits) if repeat else (logits,):
+                candidates = whole_vocabulary(each)
                 with np.errstate(all="ignore"):
                     sampler.apply(candidates)
             assert len(candidates.ids), "no candidate is left"

@@ -11,6 +11,8 @@ from llamafw.testing.conformance.authenticator import AuthenticatorConformance
 from llamafw.testing.conformance.backend import BackendConformance
 from llamafw.testing.conformance.base import Conformance, load
 from llamafw.testing.conformance.chat_format import ChatFormatConformance
+from llamafw.testing.conformance.conversion import ConversionConformance
+from llamafw.testing.conformance.drafter import DrafterConformance
 from llamafw.testing.conformance.endpoint import EndpointConformance
 from llamafw.testing.conformance.events import EVENTS, EventsConformance
 from llamafw.testing.conformance.grammar import GrammarConformance
@@ -28,8 +30,10 @@ SUITES_BY_NAME: tuple[type[Conformance], ...] = (
     ChatFormatConformance,
     ToolParserConformance,
     GrammarConformance,
+    DrafterConformance,
     TokenizerConformance,
     ArchitectureConformance,
+    ConversionConformance,
     OperatorConformance,
     QuantConformance,
     BackendConformance,

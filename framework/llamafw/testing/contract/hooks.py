@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import schemathesis
@@ -23,10 +24,12 @@ FIELDS_WITH_TOKENS = (
     "content",
     "context",
     "input",
+    "inputs",
     "input_prefix",
     "input_suffix",
     "logit_bias",
 )
+FIELDS_WITH_TASKS = ("input_type", "prompt_name", "task")
 REASONS = (
     r"(is|are) not supported",
     r"needs? a multimodal model",
@@ -46,8 +49,12 @@ REASONS = (
     r"^the chat template drops",  # the result of a tool without a call
     r"^continue_final_message (needs|and)|^a message with tool calls cannot be continued|no tags for reasoning",
     r"^path parameter id_slot must be at least 0",  # of a link to the slot of a response without tokens
-    r"^embeddings of this model have|^(adapter|slot) \d+ does not exist|^Invalid filename|^Unable to restore slot",
+    r"^priority must be at least -?\d+ for this API key",
+    r"^embeddings of this model have|^(adapter|control vector|slot) \d+ does not exist|^the adapter cannot be loaded",
+    r"^Invalid filename|^Unable to restore slot",
     r"^the (text|prompt) has (no|\d+) tokens",
+    r"^\d+ tokens are too few for a text|^the query has \d+ tokens, and leaves no room",
+    r"^this model has no prompt for the task|^\w+ embeddings need a scale",
     r"(is|be) (provided|specified)",  # one of two fields is required; the schema for that would be unreadable
     r"^the (grammar|schema) (is|has)|^response_format of the type json_schema needs",  # a language of its own
     r"cannot be enforced",
@@ -98,9 +105,18 @@ def avoid_rejection(operation: dict[str, Any], body: dict[str, Any]) -> None:
             for block in message["content"]:
                 if isinstance(block, dict) and block.get("type") == "text" and block.get("text") is None and digest % 8:
                     block["text"] = "Hello"
-    for one, other in (("content", "input"), ("documents", "texts")):
+    if "embeddings" in operation.get("tags", ()):
+        for fields in (body, body.get("parameters")):  # a model has prompts for few tasks
+            if isinstance(fields, dict) and digest % 8:
+                fields |= {name: "query" for name in FIELDS_WITH_TASKS if fields.get(name) is not None}
+    for one, other in (("content", "input"), ("documents", "texts"), ("texts", "inputs")):
         if body.get(one) is not None and body.get(other) is not None and digest % 8:
             del body[other]
+    if isinstance(body.get("priority"), int) and digest % 8:  # a key has a smallest one, 0 by default
+        body["priority"] = abs(body["priority"])
+    for field in ("lora", "control_vectors"):  # few ids exist
+        if body.get(field) and digest % 8:
+            body[field] = []
     if isinstance(body.get("filename"), str) and digest % 2:
         body["filename"] = "fuzz.bin"
     if operation.get("operationId", "").startswith(("createResponse", "countResponseTokens")) and digest % 8:
@@ -156,11 +172,26 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
     """Ignore rejections of valid requests that have one of the `REASONS`."""
     if type(failure).__name__ != "RejectedPositiveData" or response.status_code != 400:
         return True
-    message = error_message(json.loads(response.content))
-    return not any(re.search(reason, message) for reason in REASONS)
+    return not any(re.search(reason, message) for message in error_messages(response.content) for reason in REASONS)
 
 
-def error_message(body: dict[str, Any]) -> str:
-    """Return the message of an error response, in the format of any API, without the field before it."""
-    error = body["error"]
-    return re.sub(r"^[\w.]+: ", "", error if isinstance(error, str) else error["message"])
+def error_messages(content: bytes) -> Iterator[str]:
+    """Yield the texts in an error response, one of which is the message, without the field before it.
+
+    Plugins have formats of their own for errors, and an API document does not say which member has the message.
+    """
+    try:
+        body = json.loads(content)
+    except ValueError:  # not JSON
+        body = content.decode(errors="replace")
+    for text in _texts(body):
+        yield re.sub(r"^[\w.]+: ", "", text)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)

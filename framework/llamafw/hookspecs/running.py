@@ -1,31 +1,12 @@
-"""The hooks that a plugin can implement: the plugin author's manual.
-
-A plugin is a module, an object, or a class without constructor arguments; of a class, the server creates one object. An
-entry point in the group ``llamafw`` of an installed distribution can name any of these; ``llamafw serve --plugin``
-loads a module or a ``.py`` file. The hooks of a module are its functions or, if none of them is a hook, the methods of
-its one class that has hooks. A plugin marks its hooks with `llamafw.hookimpl`. A hook is a plain function, not
-``async def``, and may take any subset of the parameters below, by name. There are two kinds of hooks:
-
-- *All*: every plugin is called, in the order of loading: built-in ones, installed ones by name, those of ``--plugin``.
-- *First*: plugins are asked in reverse order, built-in ones last, until one returns something other than None. None
-  always means "not mine, ask the next one". Such a hook can be wrapped with ``@hookimpl(wrapper=True)``: the function
-  yields once, receives the result of the other plugins from the ``yield``, and returns the final result.
-
-Each docstring says which kind a hook is, how often it is called, and on which thread: the *main thread* at start-up,
-before the server listens; the *loading thread* while a model loads and the server answers 503; or the *event loop*,
-where all requests wait until the hook returns. No hook is called per token. docs/plugins/index.md says what happens
-when a hook fails.
-"""
+"""Hooks that are called for the server, its models and requests, and when something has happened."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
+from llamafw.hookspecs.markers import hookspec
 from llamafw.interfaces import ChatFormat, Register, Tokenizer
 from llamafw.serving import App, Engine
 from llamafw.types import Finish, GenerateRequest, Model, Problem
@@ -35,140 +16,6 @@ if TYPE_CHECKING:
 
     from llamafw.graph import Graph
     from llamafw.settings import Settings
-
-NAME = "llamafw"  #: name of the pluggy project and of the entry-point group
-API_VERSION = "1.0.0"
-"""Version of the hooks and of everything that `llamafw` exports, by https://semver.org; not the version of llamafw.
-
-A plugin states the versions it works with beside its hooks: ``requires_api = ">=1.2,<2"``, a version specifier as in a
-pyproject.toml. If the specifier excludes this version, the plugin is not loaded.
-"""
-hookspec = pluggy.HookspecMarker(NAME)
-hookimpl = pluggy.HookimplMarker(NAME)
-
-
-# --- settings and commands --------------------------------------------------------------------------
-
-
-@hookspec
-def configure(options: Mapping[str, Any]) -> None:
-    """Receive the settings of this plugin.
-
-    All, once, on the main thread, before any other hook. A plugin declares its options beside its hooks, as JSON
-    Schemas: ``plugin_options = {"limit": {"type": "integer", "minimum": 1, "default": 60, "description": "…"}}``. Users
-    set them with ``--plugin-option NAME.limit=9`` or in a table ``[plugin.NAME]`` of the file of ``--config``. Each
-    plugin gets only its own settings: ``options`` has validated values by key. A key that was not set has its default;
-    without a default it is absent.
-    """
-
-
-@hookspec
-def add_options(parser: ArgumentParser) -> None:
-    """Add command line flags to ``llamafw serve``.
-
-    All, once, on the main thread, before flags are parsed. Each plugin gets a parser of its own. Values arrive as
-    ``Settings.extra[dest]`` and ``BackendOptions.extra[dest]``; the ``dest`` of ``--my-flag`` is ``"my_flag"``. The
-    flags are also keys of the file of ``--config``. A flag that exists already is a start-up error that names both
-    plugins.
-    """
-
-
-@hookspec
-def register_commands(register: Register) -> None:
-    """Register commands: ``register("hello", main)`` makes ``llamafw hello``.
-
-    All, once, on the main thread, at start-up. ``main(argv: list[str]) -> int`` gets the arguments after the command
-    and returns the exit code.
-    """
-
-
-# --- what models and requests are made of -----------------------------------------------------------
-#
-# All of these are called on every plugin, once, on the main thread, at start-up. Registering must be cheap, because
-# every command loads every plugin: import numba, jinja2, onnxruntime and the like inside what you register, not at the
-# top of the module. A name that another plugin has registered is a start-up error that names both plugins.
-
-
-@hookspec
-def register_samplers(register: Register) -> None:
-    """Register samplers, each a `llamafw.SamplerPlugin`, usually a class: ``register("top_k", TopK)``."""
-
-
-@hookspec
-def register_fields(register: Register) -> None:
-    """Register request fields: ``register("choice", {"type": "array", …})``, with a JSON Schema.
-
-    The field is added to every operation that generates text, validated and documented like any other. Its value is in
-    the ``body`` of `prepare_request`.
-    """
-
-
-@hookspec
-def register_chat_formats(register: Register) -> None:
-    """Register chat formats: ``register("chatml", factory)``.
-
-    ``factory(ChatContext) -> ChatFormat`` is called when ``--chat-template chatml`` names the format.
-    """
-
-
-@hookspec
-def register_tool_parsers(register: Register) -> None:
-    """Register tool parsers: ``register("hermes", Hermes())``.
-
-    A tool parser is registered as a `llamafw.ToolParserPlugin`, usually an object. The first one that matches the
-    model's chat template is used, otherwise ``hermes``; ``--tool-parser`` selects another.
-    """
-
-
-@hookspec
-def register_grammars(register: Register) -> None:
-    """Register kinds of grammars: ``register("gbnf", factory)``.
-
-    ``factory(GrammarContext) -> GrammarCompiler`` is called when a request first names this kind in
-    `GenerateRequest.grammar`.
-    """
-
-
-@hookspec
-def register_tokenizers(register: Register) -> None:
-    """Register tokenizers: ``register("gpt2", factory)``.
-
-    The name is the value of ``tokenizer.ggml.model`` in the model's metadata. ``factory(metadata) -> Tokenizer`` is
-    called when such a model loads.
-    """
-
-
-@hookspec
-def register_architectures(register: Register) -> None:
-    """Register architectures: ``register("llama", llama)``.
-
-    The name is the value of ``general.architecture`` in the model's metadata. ``llama(model) -> Graph``, a
-    `llamafw.Architecture`, is called when such a model loads.
-    """
-
-
-@hookspec
-def register_operators(register: Register) -> None:
-    """Register operators for graphs, each a `llamafw.Operator`: ``register("wkv7", Operator(Wkv7, …))``."""
-
-
-@hookspec
-def register_quants(register: Register) -> None:
-    """Register tensor types by ggml's names, each a `llamafw.Quant` or `llamafw.Quantizer`: ``register("Q4_1", q)``."""
-
-
-@hookspec
-def register_backends(register: Register) -> None:
-    """Register backends: ``register("numba", factory)``.
-
-    ``factory(BackendContext) -> Backend`` is called when a model loads and ``--backend`` or `choose_backend` names it.
-    """
-
-
-@hookspec
-def register_error_formats(register: Register) -> None:
-    """Register formats of errors by path: ``register("/v1/things", error_format)``, each a `llamafw.ErrorFormat`."""
-
 
 # --- the server -------------------------------------------------------------------------------------
 
@@ -245,6 +92,27 @@ def open_model(path: Path, settings: Settings) -> Model | None:
     -------
     Model or None
         The opened model. None: this plugin does not know the format. If all return None, the file is read as GGUF.
+    """
+
+
+@hookspec(firstresult=True)
+def read_tokenizer(path: Path, n_vocab: int) -> Mapping[str, Any] | None:
+    """Read the tokenizer of a Hugging Face checkpoint.
+
+    First, once per checkpoint, on the loading thread.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint's folder.
+    n_vocab : int
+        Number of tokens that the model has embeddings for.
+
+    Returns
+    -------
+    mapping or None
+        The metadata ``tokenizer.ggml.*`` that a GGUF file of the model has, with ``n_vocab`` tokens. None: this plugin
+        does not know the files.
     """
 
 
@@ -360,7 +228,7 @@ def server_started(app: App) -> None:
 
 @hookspec
 def model_loaded(model: Model, app: App) -> None:
-    """React to a model that is ready: ``app.loaded`` has it.
+    """React to a model that is ready: ``app.loaded`` has it, or ``app.loaded.all`` if the server has several.
 
     All, once per model, on the event loop.
     """

@@ -1,0 +1,136 @@
+"""Reads the adapters of a model, and makes the graph with adapters that the backend runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llamafw.engine.adapters import Adapters, Entry, ScaleTable
+from llamafw.engine.components import build_graph
+from llamafw.errors import ModelError, SettingsError
+from llamafw.graph import Adaptation, Graph
+from llamafw.graph.adapters import Scales
+from llamafw.interfaces import BackendContext
+from llamafw.models.adapters import LoadedAdapter, adapt_model, read_control_vector, read_lora
+from llamafw.plugins import Plugins
+from llamafw.settings import Settings
+from llamafw.types import Model
+
+SCALED_VECTOR = "--control-vector-scaled"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoader:
+    """What is needed to load adapters for a model.
+
+    Attributes
+    ----------
+    context : BackendContext
+        The model, its graph without adapters, and the settings of the backend.
+    plugins : Plugins
+        All plugins.
+    """
+
+    context: BackendContext
+    plugins: Plugins
+
+    def read_lora(self, path: Path) -> LoadedAdapter:
+        """Open a LoRA adapter; ModelError if it cannot be read or does not fit the model."""
+        loaded = read_lora(path, self.context.model, self.context.quants, self.plugins.registry("conversion"))
+        self.adapt([loaded])
+        return loaded
+
+    def adapt(self, adapters: Sequence[LoadedAdapter]) -> tuple[BackendContext | None, Scales]:
+        """Return the graph with adapters for the backend, and what batches must have for each token.
+
+        Without adapters, there is no graph.
+
+        Raises
+        ------
+        ModelError
+            An adapter does not fit the model.
+        """
+        if not adapters:
+            return None, ()
+        found: list[tuple[Adaptation, Model]] = []
+
+        def change(graph: Graph) -> Graph:
+            found.append(adapt_model(self.context.model, graph, adapters, self.context.quants))
+            return found[0][0].graph
+
+        # before plugins change the graph: what they do to the input of a matrix is not for the adapter of the matrix
+        graph = build_graph(self.context.model, self.plugins, change)
+        adaptation, model = found[0]
+        return replace(self.context, model=model, graph=graph), adaptation.scales
+
+
+def open_adapters(
+    context: BackendContext, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+) -> tuple[BackendContext, Adapters]:
+    """Open the adapters that flags name; return the context of the backend with them.
+
+    Raises
+    ------
+    SettingsError
+        A value is not a file and a scale.
+    ModelError
+        An adapter cannot be read, or does not fit the model.
+    """
+    loader = AdapterLoader(context, plugins)
+    entries = [*_lora_entries(loader, settings), *_control_vector_entries(loader, settings)]
+    files = [entry.file for entry in entries]
+    adapted, scales = loader.adapt(files)
+    for entry in entries:
+        n = len(entry.file.adapter.matrices) or len(entry.file.adapter.directions)
+        parts = "matrices" if entry.kind == "lora" else "layers"
+        log(f"{entry.file.path}: it changes {n} {parts}, with scale {entry.scale:g}")
+    table = ScaleTable([file.digest for file in files], scales)
+    return replace(context, adapted=adapted), Adapters(loader, entries, table)
+
+
+def _lora_entries(loader: AdapterLoader, settings: Settings) -> list[Entry]:
+    named = [("--lora", name, 1.0) for name in settings.lora]
+    named += [("--lora-scaled", *split_scale("--lora-scaled", text)) for text in settings.lora_scaled]
+    entries = []
+    for id, (flag, name, scale) in enumerate(named):
+        try:
+            file = loader.read_lora(Path(name))
+        except ModelError as error:
+            raise ModelError(f"{flag}: {error}") from None
+        entries.append(Entry("lora", id, 0.0 if settings.lora_init_without_apply else scale, file))
+    return entries
+
+
+def _control_vector_entries(loader: AdapterLoader, settings: Settings) -> list[Entry]:
+    named = [("--control-vector", name, 1.0) for name in settings.control_vector]
+    named += [(SCALED_VECTOR, *split_scale(SCALED_VECTOR, text)) for text in settings.control_vector_scaled]
+    context, entries = loader.context, []
+    for id, (flag, name, scale) in enumerate(named):
+        layers = settings.control_vector_layer_range
+        try:
+            file = read_control_vector(Path(name), context.model, context.quants, layers)
+            loader.adapt([file])
+        except ModelError as error:
+            raise ModelError(f"{flag}: {error}") from None
+        entries.append(Entry("control_vectors", id, scale, file))
+    return entries
+
+
+def check_adapters(settings: Settings) -> None:
+    """Raise SettingsError if a flag that needs a file and a scale has something else."""
+    for flag, texts in (("--lora-scaled", settings.lora_scaled), (SCALED_VECTOR, settings.control_vector_scaled)):
+        for text in texts:
+            split_scale(flag, text)
+
+
+def split_scale(flag: str, text: str) -> tuple[str, float]:
+    """Return the file and the scale of ``FILE:SCALE``; SettingsError if there is no scale."""
+    name, _, scale = text.rpartition(":")
+    try:
+        number = float(scale)
+    except ValueError:
+        number = float("nan")
+    if not name or not abs(number) < float("inf"):
+        raise SettingsError(f"{flag}: {text!r} is not FILE:SCALE, such as adapter.gguf:0.5")
+    return name, number

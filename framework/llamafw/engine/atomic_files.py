@@ -1,0 +1,62 @@
+"""Writes files completely or not at all: the files of saved slots, and those of the prompt cache on disk."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_PIECE_BYTES = 2**24  # written at once
+
+
+def write_atomically(
+    path: Path,
+    parts: Iterable[bytes | memoryview],
+    *,
+    prefix: str,
+    durable: bool = True,
+    may_continue: Callable[[], bool] | None = None,
+) -> None:
+    """Write ``parts`` to a temporary file beside ``path``, then rename it.
+
+    Only the user of this process may read the file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is replaced if it exists.
+    parts : iterable of bytes-like
+        Its contents.
+    prefix : str
+        The start of the name of the temporary file.
+    durable : bool
+        Wait until the contents are on the disk, so that they are complete even after a power failure.
+    may_continue : callable, optional
+        Called before each 16 MiB. If it returns False, writing is abandoned.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; `TimeoutError` if ``may_continue`` has returned False. No file is left behind.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            for part in parts:
+                _write(file.fileno(), memoryview(part).cast("B"), may_continue)
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _write(descriptor: int, data: memoryview, may_continue: Callable[[], bool] | None) -> None:
+    while len(data):
+        if may_continue is not None and not may_continue():
+            raise TimeoutError("there was not enough time")
+        data = data[os.write(descriptor, data[:_PIECE_BYTES]) :]
