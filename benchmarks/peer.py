@@ -50,7 +50,8 @@ def build() -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "amx.h").write_text(AMX_FIX)
     with tempfile.TemporaryDirectory() as scratch:
-        run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", scratch, SDIST)
+        package = SDIST.split("==")[0]
+        run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", package, "--dest", scratch, SDIST)
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             tar.extractall(scratch, filter="data")
