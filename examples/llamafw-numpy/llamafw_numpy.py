@@ -82,8 +82,9 @@ class NumpyBackend:
         for first, last in self.parts(batch):
             tokens, text = batch.tokens[first:last].tolist(), self.start(batch, first, last)
             wanted = [i for i in range(first, last) if i in outputs]
+            types = batch.checked_types(self.graph.n_types)[first:last].tolist()
             try:
-                found = self.evaluate(tokens, text, *[result] if wanted else [])
+                found = self.evaluate(tokens, text, *[result] if wanted else [], types=types)
             except Exception:
                 text.n_tokens += 1  # the fixed states may have changed, so go back to a snapshot
                 self.truncate(int(batch.slots[first]), text.n_tokens - 1)

@@ -43,7 +43,7 @@ LEVELS = np.array(
 
 
 class NF4:
-    """The `llamafw.Quant` of NormalFloat4."""
+    """The `llamafw.Quantizer` of NormalFloat4."""
 
     name, type_id, block_size, type_size = NAME, TYPE_ID, BLOCK, BYTES
     backends: Mapping[str, str] = {"numba": "llamafw_nf4.kernel:NF4Format"}  # imported if a model needs it
@@ -61,6 +61,10 @@ class NF4:
         weights = np.empty(n, np.float32)
         unpack(blocks, scales, LEVELS, weights)
         return weights.reshape(shape)
+
+    def quantize(self, values: Floats, importance: Floats | None = None) -> Bytes:
+        """Return rows of weights as blocks, for ``llamafw quantize`` and ``--requantize``; importance is not used."""
+        return quantize(values).reshape(len(values), values.shape[1] // BLOCK * BYTES)
 
 
 def quantize(weights: Floats) -> Bytes:
