@@ -22,6 +22,8 @@ DATA_FILES = (
     "llamafw/openapi.yaml",
     "llamafw/testing/contract/hooks.py",
     "llamafw/testing/contract/schemathesis.toml",
+    "llamafw_plugins/webui/static/page/index.html",
+    "llamafw_plugins/webui/static/page/webui/page.js",
     *(f"{package}/py.typed" for package in PACKAGES),
 )
 """Files that the wheel must contain, and that a mistake in the build would leave out."""
@@ -46,9 +48,12 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         assert name in names, f"{name} is not in the wheel"
     unexpected = [name for name in names if not name.startswith((*PACKAGES, "llamafw-"))]
     assert not unexpected, f"the wheel contains {unexpected}"
+    sources = [name for name in names if "webui/source" in name]
+    assert not sources, f"the wheel contains sources of the chat page: {sources}"
 
     with tarfile.open(sdist) as tar:
-        assert any(name.endswith("/openapi.yaml") for name in tar.getnames()), "openapi.yaml is not in the sdist"
+        for name in ("openapi.yaml", "plugins/llamafw_plugins/webui/source/package-lock.json"):
+            assert any(member.endswith(f"/{name}") for member in tar.getnames()), f"{name} is not in the sdist"
 
 
 def check_commands(scripts: Path, folder: Path) -> None:

@@ -67,7 +67,6 @@ NEED_FIXTURES = ("test_has_all_members_of_its_protocol", "test_server_accepts_va
         (sampler_that_changes("logits", lambda logits: logits / 2), "logits have changed"),
         (sampler_that_changes("sorted", lambda _: True), "the logits do not descend"),
     ],
-    ids=str,
 )
 def test_invalid_candidates_are_reported(made: Any, message: str) -> None:
     assert_fails(made.test_apply_leaves_valid_candidates, message)
@@ -97,7 +96,7 @@ def test_apply_that_changes_state_is_reported() -> None:
         self.n = getattr(self, "n", 0) + 1
         candidates.logits[self.n] = 9
 
-    assert_fails(sampler(apply=apply).test_apply_may_be_repeated_before_accept, "called once and twice per token")
+    assert_fails(sampler(apply=apply).test_apply_may_be_repeated_before_accept, "apply called once and several times")
 
 
 def test_state_shared_by_requests_is_reported() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from checkpoints import all_checkpoints
+from checkpoints.folders import write_folder
 from llamafw import hookspecs
 from llamafw.testing.process import running_server
-from llamafw.testing.tiny import write_tiny_gguf
 
 pytestmark = pytest.mark.slow
 
@@ -34,9 +35,10 @@ SPECS = {name: hook for name, hook in vars(hookspecs).items() if hasattr(hook, f
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The kind, the name and the thread of all calls that a spying plugin has recorded, in order."""
-    model = write_tiny_gguf(tmp_path_factory.mktemp("spy") / "tiny.gguf")
+    llama = next(one for one in all_checkpoints() if one.name == "llama")
+    model = write_folder(llama, tmp_path_factory.mktemp("spy") / "tiny")  # not a GGUF file, which has its tokenizer
     plugins = ["--plugin", "llamafw.testing.backend", "--plugin", "support.spy"]
-    flags = [*plugins, "-np", "2", "-c", "2048", "--check-tensors"]
+    flags = [*plugins, "-np", "2", "-c", "2048", "--check-tensors", "--spec-type", "ngram-simple"]
     with running_server(model, *flags, ready=False, PYTHONPATH=str(ROOT / "tests")) as server:
         server.wait_for("ready on ")
 
@@ -98,6 +100,7 @@ SPIED_PROTOCOLS = (
     "SamplerPlugin",
     "Grammar",
     "GrammarCompiler",
+    "Drafter",
     "Tokenizer",
     "ChatFormat",
     "ToolParser",

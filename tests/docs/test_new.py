@@ -13,7 +13,7 @@ from llamafw.cli.main import main
 from llamafw.cli.new import KINDS, KINDS_WITH_KERNEL, MAX_NAME_LENGTH, package_files
 from support.install import Environ, install, run_tests
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the fixtures build, install and test 18 packages
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the fixtures build, install and test 19 packages
 
 NAMES = {kind: f"my-{kind}" for kind in KINDS}
 

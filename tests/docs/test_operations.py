@@ -41,8 +41,9 @@ def parse_command(command: str) -> Settings:
 @pytest.fixture(scope="module")
 def log_and_metrics(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
     """The JSON lines of the log and the metrics of a server that has answered one request."""
-    model = write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
-    with running_server(model, "--metrics", "--log-json") as server:
+    folder = tmp_path_factory.mktemp("model")
+    model = write_tiny_gguf(folder / "tiny.gguf")
+    with running_server(model, "--metrics", "--log-json", "--cache-disk", str(folder / "prompts")) as server:
         body, headers = {"prompt": "abc", "n_predict": 3}, {"x-request-id": "9e9c88"}
         assert httpx.post(f"{server.url}/completion", json=body, headers=headers, timeout=60).status_code == 200
         metrics = httpx.get(f"{server.url}/metrics", timeout=60).text

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from checkpoints import all_checkpoints
+from checkpoints.folders import write_folder
 from llamafw.testing.process import running_server
 from llamafw.testing.tiny import write_tiny_gguf
 from support.model_hub import ModelHub, Repository, running_hub
@@ -55,6 +57,18 @@ def test_model_in_several_files_is_downloaded(hub: ModelHub, tmp_path: Path) -> 
         assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "m"
         text = complete(server.url)
     with running_server(tmp_path / "tiny.gguf") as server:
+        assert complete(server.url) == text
+
+
+def test_checkpoint_is_downloaded_from_a_repository(hub: ModelHub, tmp_path: Path) -> None:
+    folder = write_folder(next(one for one in all_checkpoints() if one.name == "llama"), tmp_path / "tiny-1.5")
+    hub.repositories["test/Tiny-1.5"] = Repository({path.name: path.read_bytes() for path in folder.iterdir()})
+    cache = str(tmp_path / "cache")
+    with running_server(None, "-hf", "test/Tiny-1.5", HF_ENDPOINT=hub.url, LLAMA_CACHE=cache) as server:
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "Tiny-1.5"
+        text = complete(server.url)
+    with running_server(folder) as server:
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"][0]["id"] == "tiny-1.5"
         assert complete(server.url) == text
 
 

@@ -88,8 +88,8 @@ def refused(http: httpx.Client, name: str, **sent: Any) -> tuple[str | None, str
     response = http.request(method, path, **sent)
     assert response.status_code == 400, (path, sent, response.text)
     body = response.json()
-    error = body["error"]
-    if isinstance(error, str):  # Ollama's
+    error = body["error"] if "error" in body else body["message"]  # Cohere's
+    if isinstance(error, str):  # Ollama's and TEI's too
         return field_and_message(error)
     assert error["type"] == "invalid_request_error"
     if body.get("type") == "error":  # Anthropic's
@@ -126,7 +126,7 @@ def test_fields_of_wrong_type_are_named(http: httpx.Client, name: str) -> None:
     for field, value in cases:
         named, message = refused(http, name, json={**body, field: value})
         assert named, (field, value, message)
-        assert named.partition(".")[0] == field, (field, value, message)
+        assert field in (named, named.partition(".")[0]), (field, value, message)  # names may have dots
     assert http.get("/health").status_code == 200
 
 

@@ -46,7 +46,7 @@ def test_commands_without_make_do_what_make_quick_does() -> None:
     others = [command for command in COMMANDS if not command.startswith("make ")]
     assert others == ['python -m pip install --editable ".[test]"', 'python -m pytest -m "not slow"']
     quick = (ROOT / "Makefile").read_text("utf-8").split("\nquick:")[1].split("\n\n")[0]
-    assert 'pytest -m "not slow"' in quick
+    assert re.search(r'-m pytest( -n \$\(WORKERS\) --dist loadfile)? -m "not slow"', quick)  # in one process or several
 
 
 def test_workflow_runs_every_check_of_the_ci_script() -> None:

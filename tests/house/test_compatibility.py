@@ -10,9 +10,9 @@ from support.inventory import PAGE, REFUSED_ROWS, ROWS, check_row, page, refusal
 
 
 def test_page_distinguishes_three_states() -> None:
-    text = page({"C-001": {"tests/a.py::test_help"}, "C-054": {"tests/a.py::test_lora"}})
+    text = page({"C-001": {"tests/a.py::test_help"}, "C-043": {"tests/a.py::test_defrag"}})
     assert "| C-001 | -h, --help, --usage | works | a.py: `test_help` |" in text
-    assert re.search(r"\| C-054 \| --lora FNAME \| refused: LoRA .* \| a.py: `test_lora` \|", text)
+    assert re.search(r"\| C-043 \| -dt, --defrag-thold N \| refused: not supported.* \| a.py: `test_defrag` \|", text)
     assert "| C-002 | --version | no test |  |" in text
     assert f"Of {len(ROWS)} rows 1 work, 1 are refused, and {len(ROWS) - 2} have no test." in text
 

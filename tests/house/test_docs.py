@@ -117,6 +117,22 @@ def test_pictures_are_current() -> None:
         assert f"(pictures/{path.name})" in read(page)
 
 
+SCREENSHOTS = {"docs/pictures/webui.py": "docs/webui.md", "docs/pictures/api_page.py": "docs/api.md"}
+"""The scripts that take screenshots, and the pages that show them. A picture's name begins with its script's."""
+
+
+def test_screenshots_are_shown_and_taken_by_the_script() -> None:
+    found = set()
+    for script, page in SCREENSHOTS.items():
+        name = Path(script).stem
+        shown = set(re.findall(r"\(pictures/([\w-]+\.png)\)", read(page)))
+        taken = re.findall(rf"\b{name}(?:-\w+)?(?=[\".])", read(script).split("def take_all")[1])
+        assert shown == {f"{picture}.png" for picture in taken}
+        found |= shown
+    assert len(found) >= 8
+    assert found == {path.name for path in ROOT.glob("docs/pictures/*.png")}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_within_the_repository_exist(page: Path) -> None:
     missing = [target for target in links(page) if not target.exists()]

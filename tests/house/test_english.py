@@ -51,7 +51,8 @@ def source_files() -> list[Path]:
     """Return all Python files with a docstring."""
     folders = ("framework", "plugins", "backends", "benchmarks", "examples", "docs", "tests")
     paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    return [path for path in paths if '"""' in path.read_text("utf-8")]
+    own = [path for path in paths if "node_modules" not in path.parts]
+    return [path for path in own if '"""' in path.read_text("utf-8")]
 
 
 def relative(path: Path) -> str:

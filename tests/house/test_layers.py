@@ -16,8 +16,9 @@ from llamafw.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 IMPORT_ORDER = (
-    "near_names errors snapshots code_cache types graph options sampling_settings chat_settings settings interfaces"
-    " sampling serving hookspecs registry plugins spec models engine server cli testing"
+    "near_names errors snapshots code_cache types graph checkpoints options sampling_settings speculation_settings"
+    " chat_settings settings"
+    " interfaces sampling serving hookspecs registry plugins spec models evaluation engine server cli testing"
 ).split()
 """Each module of the framework imports only from modules to its left."""
 
@@ -26,8 +27,9 @@ CUSTOM_QUANT = "backends/llamafw_backends/custom_quant"
 
 
 def python_files(*folders: str) -> list[Path]:
-    """Return all Python files below the folders, relative to the repository."""
-    return sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    """Return all Python files below the folders, relative to the repository, without those of packages for Node."""
+    paths = (path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    return sorted(path for path in paths if "node_modules" not in path.parts)
 
 
 def imported_names(path: Path, *, in_functions: bool = True) -> set[str]:

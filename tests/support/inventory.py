@@ -27,8 +27,6 @@ ROWS = dict(line.split(" ", 1) for line in Path(__file__).with_suffix(".txt").re
 REFUSED_ROWS = {
     "E-040": "the models that run here read text only",
     "E-159": "the models that run here read text only",
-    "E-221": REFUSED_FLAGS["--lora"],
-    "K-11": REFUSED_FLAGS["--grp-attn-n"],
 }
 """Row → why the server refuses it, for rows without a flag. Refused flags have their reasons in the command line."""
 
@@ -111,7 +109,7 @@ def flags_of_today() -> str:
     text += f"([the command line](cli.md)), and {len(refused)} are refused"
     n_missing = len(rows) - n_known - len(refused)
     text += f"; {n_missing} are unknown.\n" if n_missing else ".\n"
-    text += "Values that ask for nothing, such as `--cache-reuse 0`, are accepted.\n\n| Flags | Refused |\n|---|---|\n"
+    text += "Values that ask for nothing, such as `--spec-type none`, are accepted.\n\n| Flags | Refused |\n|---|---|\n"
     reasons = dict.fromkeys(reason for _, reason in refused)
     for reason in reasons:
         flags = ", ".join(f"`{flag}`" for row, why in refused if why == reason for flag in row)

@@ -140,7 +140,7 @@ FORMATS: dict[str, Case] = {
     "time": Case({}, ["23:59:59Z", "12:00:00.5+02:00"], ["24:00:00Z", "12:00:00", "23:59:60Z"], "no leap seconds"),
     "duration": Case({}, ["P1DT2H", "P3W"], ["P", "1D", "PT1D"]),
     "email": Case({}, ["a.b@example.org"], ["a", "a@", "@b", "a..b@example.org"]),
-    "hostname": Case({}, ["example.org", "a"], ["-a", "a_b", ""]),
+    "hostname": Case({}, ["a." * 126 + "a", "example.org", "a"], ["-a", "a_b", "", "a." * 126 + "ab"]),
     "ipv4": Case({}, ["127.0.0.1", "255.255.255.255"], ["256.1.1.1", "1.2.3"]),
     "ipv6": Case({}, ["::1", "2001:db8::8a2e:370:7334"], ["1::2::3", "12345::", ":"]),
     "uri": Case({}, ["https://example.org/a?b=c#d", "urn:x:y"], ["/a", "a b", "//example.org"]),

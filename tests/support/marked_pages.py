@@ -1,6 +1,7 @@
 """Writes pages of the documentation that say which tests prove what, from marks of the tests.
 
-A run of the whole suite fails if a page is out of date; ``--write-pages`` writes them.
+``--write-pages`` writes them. In a run of the whole suite, `tests/docs/test_marked_pages.py` fails if one is out of
+date.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ class PageWriter:
         self.config, self.page = config, page
         self.tests: dict[Hashable, set[str]] = defaultdict(set)
         self.complete = False  # the run covers the whole suite
-        self.error = ""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
@@ -63,19 +63,10 @@ class PageWriter:
         if self.complete and self.config.getoption("--write-pages"):
             self.page.path.write_text(self.page.render(self.tests), encoding="utf-8")
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.complete and not session.testsfailed and not self._is_current():
-            self.error = f"{self.page.path.relative_to(ROOT)} is out of date: run `make compatibility`"
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def _is_current(self) -> bool:
+    def is_current(self) -> bool:
+        """Whether the page is what the marks of all tests say."""
         written = self.page.path.read_text("utf-8")
         return self.page.comparable(self.page.render(self.tests)) == self.page.comparable(written)
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.error:
-            terminalreporter.section(self.page.path.stem)
-            terminalreporter.line(self.error, red=True)
 
 
 def by_file(tests: Iterable[str]) -> str:

@@ -105,6 +105,11 @@ class ModelHub(ThreadingHTTPServer):
         return [each for each in self.requests if each.method == "GET" and re.match("/(files|content)/", each.path)]
 
 
+def _is_large(file: str) -> bool:
+    """Return whether the hub stores a file as LFS object, which has a checksum."""
+    return file.endswith((".gguf", ".safetensors", ".model"))
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: ModelHub
     protocol_version = "HTTP/1.1"
@@ -153,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         for file, content in repository.files.items():
             entry = {"rfilename": file, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
             lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-            siblings.append(entry | ({"lfs": lfs} if file.endswith(".gguf") else {}))
+            siblings.append(entry | ({"lfs": lfs} if _is_large(file) else {}))
         self._json({"id": name, "modelId": name, "sha": repository.commit, "tags": [], "siblings": siblings})
 
     def _resolve(self, name: str, file: str) -> None:
@@ -171,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {
             "Location": f"http://localhost:{self.server.server_address[1]}/content/{digest}?signature=secret",
             "X-Repo-Commit": repository.commit,
-            "X-Linked-Etag": f'"{digest}"',
+            "X-Linked-Etag": f'"{digest if _is_large(file) else hashlib.sha1(content).hexdigest()}"',
             "X-Linked-Size": str(len(content)),
         }
         self._send(302, b"", headers)

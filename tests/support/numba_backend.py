@@ -24,7 +24,7 @@ def _plugins() -> Plugins:
 
 
 def make_context(
-    path: Path, lines: list[str] | None = None, *, change: Callable[[Graph], Graph] | None = None, **options: Any
+    path: Path, lines: list[str] | None = None, *, change: Callable[[Graph], Graph | None] | None = None, **options: Any
 ) -> BackendContext:
     """Return the argument of a backend's factory.
 
@@ -42,9 +42,11 @@ def make_context(
     plugins = _plugins()
     model = read_gguf(path, plugins.registry("quant"), ())
     graph = plugins.registry("architecture")[model.metadata["general.architecture"]](model)
+    changed = change(graph) if change else graph
+    assert changed is not None
     return BackendContext(
         model,
-        change(graph) if change else graph,
+        changed,
         BackendOptions(**{"n_slots": 2, "n_threads": 1} | options),
         plugins.registry("quant"),
         (lines if lines is not None else []).append,
@@ -110,8 +112,9 @@ def fill_with_nan(backend: Any) -> None:
     """Fill all float buffers and the states of all slots, which must be empty, with NaN."""
     n_bytes = backend._step_bytes
     backend._buffers.view(backend._memory, (n_bytes // 4,), np.float32)[...] = np.nan
-    scratch, stride = int(backend._plan["scratch"][0]), int(backend._plan["scratch_stride"][0])
-    backend._scratch.view(scratch, (backend._pool.n_threads * stride // 4,), np.float32)[...] = np.nan
+    for name in ("scratch", "buffer"):
+        start, stride = int(backend._plan[name][0]), int(backend._plan[f"{name}_stride"][0])
+        backend._scratch.view(start, (backend._pool.n_threads * stride // 4,), np.float32)[...] = np.nan
     backend._logits[...] = np.nan
     backend._hidden[...] = np.nan
     for arrays in backend._kv.caches:

@@ -80,3 +80,9 @@ class NoSupport(Support):
 
     def runs(self, name: str, make: Any) -> bool:
         return False
+
+
+class GpuLike(Support):
+    """The CPU, with the nodes that a GPU would get."""
+
+    is_cpu = False

@@ -12,7 +12,7 @@ from llamafw import graph as g
 from llamafw.graph.rows import Function
 
 N_EMBD, N_VOCAB, N_EXPERT, EPS = 64, 96, 6, 1e-5
-FUNCTIONS: tuple[Function, ...] = ("silu", "gelu", "gelu_tanh", "relu_squared", "sigmoid", "tanh", "softplus")
+FUNCTIONS: tuple[Function, ...] = ("silu", "gelu", "gelu_tanh", "relu_squared", "elu", "sigmoid", "tanh", "softplus")
 Item = TypeVar("Item")
 
 
@@ -164,6 +164,7 @@ class RandomGraph:
             self._pick([None, self._w(4)]),
             self._pick([(), (0.5, 0.25, 0.1, 0.0)]),
             self._pick([None, (0.3, 7)]),
+            position_bias=self._pick([None, self._w(8, 4)]),
         )
         return self._linear(g.flat(self._unary(y) if self._chance(0.3) else y), N_EMBD)
 

@@ -30,6 +30,7 @@ FACTORIES = {
     "backend": "Backend",
     "chat_format": "ChatFormat",
     "grammar": "GrammarCompiler",
+    "drafter": "Drafter",
 }
 """Registry whose objects are factories → the protocol of what they create."""
 

@@ -25,6 +25,8 @@ class SnapshotToyBackend(ToyBackend):
     ----------
     taken : list of (int, int)
         The slots and the positions of all snapshots taken so far.
+    n_held : int
+        Number of calls of `hold_state` so far.
     """
 
     can_cut = False
@@ -33,12 +35,18 @@ class SnapshotToyBackend(ToyBackend):
         super().__init__(*args, **more)
         self.n_snapshots = n_snapshots
         self.taken: list[tuple[int, int]] = []
+        self.n_held = 0
         self._snapshots: list[Snapshots[list[int]]] = [Snapshots(n_snapshots) for _ in range(self.n_slots)]
 
     def take_snapshot(self, slot: int) -> None:
         held = self.slots[slot]
         self._snapshots[slot].add(len(held), held.copy())
         self.taken.append((slot, len(held)))
+
+    def hold_state(self, slot: int) -> None:
+        held = self.slots[slot]
+        self._snapshots[slot].hold(len(held), held.copy())
+        self.n_held += 1
 
     def snapshots(self, slot: int) -> Sequence[int]:
         return self._snapshots[slot].positions

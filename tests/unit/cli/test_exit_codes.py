@@ -53,7 +53,8 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["plugin", "new", "nothing", "x"], "plugin new: "),
         (["plugin", "check", "no-such-plugin"], "plugin check: "),
         (["serve", "extra"], "serve: unexpected argument extra; use -m FILE or -hf USER/REPO to name a model"),
-        (["serve", "--lora", "x"], "serve: --lora: LoRA adapters are not supported yet"),
+        (["serve", "--rpc", "x"], "serve: --rpc: not supported"),
+        (["serve", "--lora-scaled", "x"], "--lora-scaled: 'x' is not FILE:SCALE"),
         (["serve", "--port"], "serve: --port needs a value"),
         (["serve", "--plugin"], "llamafw: --plugin needs a value"),
         (["serve", "--port", "x"], "--port: 'x' is not a whole number"),
@@ -74,7 +75,11 @@ def test_usage_errors_exit_with_2(argv: list[str], message: str, capsys: pytest.
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_flag_is_a_usage_error_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = {"plugin": ["plugin", "check"], "contract-test": ["contract-test", "--url", "http://127.0.0.1:9"]}
+    words = {
+        "plugin": ["plugin", "check"],
+        "contract-test": ["contract-test", "--url", "http://127.0.0.1:9"],
+        "completion": ["completion", "bash"],
+    }
     assert main([*words.get(command, [command]), "--no-such-flag"]) == 2
     assert "--no-such-flag" in error_line(capsys)
 

@@ -86,10 +86,8 @@ def test_values_that_ask_for_nothing_are_accepted() -> None:
     for flag in flags:
         for value in HARMLESS[flag]:
             assert parse_flags(flag, *[value] * (value != "")) == Settings()
-    with pytest.raises(SettingsError, match="^serve: --cache-reuse: reusing parts of a cached prompt"):
-        parse_flags("--cache-reuse", "256")
-    with pytest.raises(SettingsError, match="^serve: --sleep-idle-seconds: "):
-        parse_flags("--sleep-idle-seconds", "60")
+    with pytest.raises(SettingsError, match="^serve: --device: "):
+        parse_flags("--device", "CUDA0")
 
 
 def test_variables_that_ask_for_nothing_are_accepted() -> None:
@@ -169,15 +167,7 @@ def test_the_list_has_122_flags() -> None:
 
 
 REFUSED_ROWS = {
-    "C-037": "-gan",
-    "C-038": "--grp-attn-w",
     "C-043": "-dt",
-    "C-054": "--lora",
-    "C-055": "--lora-scaled",
-    "C-056": "--control-vector",
-    "C-057": "--control-vector-scaled",
-    "C-058": "--control-vector-layer-range",
-    "C-122": "--lora-init-without-apply",
 }
 
 
@@ -193,12 +183,42 @@ def test_a_flag_that_is_not_supported_is_refused_in_one_line(flag: str, form: st
     assert str(caught.value) == f"serve: {flag}: {REFUSED_FLAGS[flag]}"
 
 
+@pytest.mark.inventory("C-054", "C-055", "C-056", "C-057", "C-058", "C-122")
+@pytest.mark.parametrize(
+    ("argv", "field", "value"),
+    [
+        ("--lora a.gguf --lora b.gguf,c", "lora", ("a.gguf", "b.gguf", "c")),
+        ("--lora-scaled a.gguf:0.5,b.gguf:-1", "lora_scaled", ("a.gguf:0.5", "b.gguf:-1")),
+        ("--lora-scaled a.gguf 0.5 --lora-scaled C:/b.gguf:2", "lora_scaled", ("a.gguf:0.5", "C:/b.gguf:2")),
+        ("--lora_scaled a.gguf -1e-2", "lora_scaled", ("a.gguf:-1e-2",)),
+        ("--lora-init-without-apply", "lora_init_without_apply", True),
+        ("--control-vector a.gguf,b.gguf", "control_vector", ("a.gguf", "b.gguf")),
+        ("--control-vector-scaled a.gguf 4", "control_vector_scaled", ("a.gguf:4",)),
+        ("--control-vector-layer-range 3 7", "control_vector_layer_range", (3, 7)),
+        ("--control-vector-layer-range 3-7", "control_vector_layer_range", (3, 7)),
+    ],
+)
+def test_flags_of_adapters_have_both_forms(argv: str, field: str, value: object) -> None:
+    parser = CommandParser("llamafw serve", "")
+    add_settings(parser)
+    assert getattr(settings_from(parser.parse(argv.split()), {}), field) == value
+
+
+@pytest.mark.inventory("C-058")
+@pytest.mark.parametrize("words", ["7 3", "x", "3", "a 3"])
+def test_layer_range_must_be_one(words: str) -> None:
+    parser = CommandParser("llamafw serve", "")
+    add_settings(parser)
+    with pytest.raises(SettingsError, match="is not a range of layers|unexpected argument"):
+        settings_from(parser.parse(["--control-vector-layer-range", *words.split()]), {})
+
+
 def test_reasons_say_what_is_not_supported() -> None:
     assert REFUSED_FLAGS
     assert all("not supported" in reason and "\n" not in reason for reason in REFUSED_FLAGS.values())
 
 
-@pytest.mark.inventory("C-037", "C-038", "C-043", "K-11")
+@pytest.mark.inventory("C-043")
 @pytest.mark.parametrize("variable", REFUSED_VARIABLES)
 def test_a_variable_that_is_not_supported_is_refused(variable: str) -> None:
     args = CommandParser("llamafw serve", "").parse([])
@@ -209,7 +229,7 @@ def test_a_variable_that_is_not_supported_is_refused(variable: str) -> None:
 
 def test_a_refused_flag_exits_with_2() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "llamafw", "serve", "--lora", "x.gguf"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "llamafw", "serve", "--rpc", "x:50052"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--lora: LoRA adapters are not supported yet" in done.stderr
+    assert "--rpc: not supported" in done.stderr

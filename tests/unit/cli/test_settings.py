@@ -30,7 +30,9 @@ WITH_VARIABLE = [(name, opt) for name, opt in options().items() if opt.env and n
 
 @pytest.mark.parametrize(("name", "opt"), WITH_VARIABLE)
 def test_an_environment_variable_sets_what_its_flag_sets(name: str, opt: Option) -> None:
-    text = {bool: "true", int: "7", float: "0.5"}.get(opt.type) or str(flags.sample_value(opt))
+    text = {bool: "true", int: "7", float: "0.5" if opt.parse is None else "1.5"}.get(opt.type) or str(
+        flags.sample_value(opt)
+    )
     by_flag = parse_settings(opt.flags[-1], *(() if opt.type is bool else (text,)))
     by_variable = parse_settings(**{str(opt.env): text})
     assert getattr(by_variable, name) == getattr(by_flag, name)
@@ -110,6 +112,16 @@ def test_long_flags_take_equals_signs_and_underscores() -> None:
         (["--port", "x"], "--port: 'x' is not a whole number"),
         (["--port", "70000"], "--port: 70000 is out of range (from 0 to 65535)"),
         (["-np", "0"], "--parallel: 0 is not a number of slots; -1 stands for the default"),
+        (
+            ["--max-queue-priority", "1"],
+            "--max-queue-priority: '1' is not a priority (from -20 to 19) and a number of requests such as 1=100",
+        ),
+        (
+            ["--max-queue-priority", "1=2,20=5"],
+            "--max-queue-priority: '20=5' is not a priority (from -20 to 19) and a number of requests such as 1=100",
+        ),
+        (["--prompt-slowdown", "1"], "--prompt-slowdown: 1.0 is not more than 1; 0 stands for no limit"),
+        (["--priority-aging", "0"], "--priority-aging: 0.0 is out of range (from 0.001 to 2147483648)"),
         (["--temp", "nan"], "--temperature: nan is out of range (from -1000 to 1000)"),
         (["-ctk", "q6"], "--cache-type-k: 'q6' is not one of f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0, q5_1"),
         (["word"], "serve: unexpected argument word; use -m FILE or -hf USER/REPO to name a model"),
@@ -141,6 +153,13 @@ def test_without_a_context_size_each_slot_has_the_whole_context() -> None:
 def test_a_context_must_have_room_for_all_slots() -> None:
     with pytest.raises(SettingsError, match="-c 1 "):
         backend_options(parse_settings("-c", "1", "-np", "2"), 8192)
+
+
+def test_encoders_have_many_slots_of_the_whole_context() -> None:
+    options = backend_options(Settings(), 512, is_encoder=True)
+    assert (options.n_slots, options.n_ctx) == (64, 512)
+    options = backend_options(parse_settings("-c", "300", "-np", "2"), 512, is_encoder=True)
+    assert (options.n_slots, options.n_ctx) == (2, 300)
 
 
 @pytest.mark.inventory("B-09")

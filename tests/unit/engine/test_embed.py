@@ -30,6 +30,32 @@ async def test_pooling_matches_numpy(start: Start, pooling: Pooling, n_batch: in
     np.testing.assert_array_equal(one.vectors, random_logits((5,))[:N_EMBD][None])
 
 
+async def test_mean_does_not_depend_on_how_a_text_is_divided(start: Start) -> None:
+    means = [(await start(ToyBackend(n_batch=n)).embed(EmbedRequest(TEXT, "mean"))).vectors for n in (1, 7, 40)]
+    np.testing.assert_array_equal(means[0], means[1])
+    np.testing.assert_array_equal(means[0], means[2])
+
+
+@pytest.mark.parametrize("n_batch", [7, 64])
+async def test_types_of_tokens_are_those_of_the_request(start: Start, n_batch: int) -> None:
+    """Tokens of a request without types are of type 0, in the same batch too."""
+    backend = ToyBackend(n_slots=2, n_batch=n_batch)
+    engine, types = start(backend), tuple(i % 2 for i in range(30))
+    await asyncio.gather(
+        engine.embed(EmbedRequest(TEXT[:30], types=types, id_slot=0)), engine.embed(EmbedRequest(TEXT[:9], id_slot=1))
+    )
+    found: dict[int, list[int]] = {0: [], 1: []}
+    for batch in backend.hidden_batches:
+        for slot, kind in zip(batch.slots.tolist(), batch.checked_types(2).tolist(), strict=True):
+            found[slot].append(kind)
+    assert found == {0: list(types), 1: [0] * 9}
+
+
+async def test_types_without_a_token_are_refused(start: Start) -> None:
+    with pytest.raises(RequestError, match="there are 1 types for 2 tokens"):
+        await start(ToyBackend()).embed(EmbedRequest((1, 2), types=(1,)))
+
+
 @pytest.mark.inventory("K-07")
 async def test_embeddings_alternate_with_generations(start: Start) -> None:
     backend = ToyBackend(alphabet_logits, n_slots=4, n_batch=4)

@@ -257,7 +257,7 @@ async def test_lack_of_memory_ends_one_request_and_its_client_is_told(
             return super().forward(batch)
 
     engine = start(Small(n_slots=2))
-    prompts = [(1, 2), (1, 2, 3, 4, 5, 6, 7)]
+    prompts = [(1, 2), (3, 4, 5, 6, 7, 8, 9)]  # without a common prefix, which the cache would hold
     short, long = await asyncio.gather(
         *(generate_answer(engine, prompt, n_predict=4) for prompt in prompts), return_exceptions=True
     )

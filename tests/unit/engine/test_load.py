@@ -13,10 +13,12 @@ import pytest
 from llamafw import LoadedModel, Model, ModelError, PluginError, Settings, SettingsError, hookimpl
 from llamafw import graph as g
 from llamafw.engine import load
-from llamafw.engine.components import build_graph
+from llamafw.engine.components import build_graph, make_context
 from llamafw.engine.load import load_model
+from llamafw.engine.machine_memory import Memory
 from llamafw.plugins import Plugins
 from llamafw.server.running_app import RunningApp
+from llamafw.testing.backend import DeterministicBackend
 from llamafw.testing.tiny import write_tiny_gguf
 from support.flags import parse_settings
 from support.toy_model import ToyBackend
@@ -33,8 +35,7 @@ def loaded(path: Path, log: Callable[[str], None] = lambda line: None, **setting
     try:
         yield model
     finally:
-        model.engine._inbox.put(None)  # type: ignore[attr-defined]  # stops the thread without an event loop
-        model.engine._thread.join()  # type: ignore[attr-defined]  # as above
+        model.engine._thread.stop(60)  # type: ignore[attr-defined]  # stops the thread without an event loop
 
 
 @pytest.mark.inventory("C-016", "C-044")
@@ -86,11 +87,13 @@ def test_system_prompt_file_is_used_unchanged(tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.inventory("C-018", "C-019", "C-101", "C-112", "C-121")
 def test_flags_reach_the_engine(tiny: Path) -> None:
     flags = "--timeout 3 --max-queue 5 -sps 0.7 -nocb -b 16 -ub 8 -cram 1 --verbose-prompt -dkvc"
+    flags += " --max-queue-priority 1=4,-3=2 --priority-aging 7 --prompt-slowdown 0"
     with loaded(tiny) as model:
         assert model.graph is not None
         options = load.engine_options(parse_settings(*flags.split()), model.model, model.graph, Plugins(), b"id")
     assert (options.timeout, options.max_queue, options.similarity, options.continuous) == (3, 5, 0.7, False)
     assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
+    assert (options.max_queue_by_priority, options.priority_aging, options.max_slowdown) == ({1: 4, -3: 2}, 7, None)
     assert (options.log_prompts, options.log_caches) == (True, True)
     assert options.fingerprint == b"id"
 
@@ -193,7 +196,7 @@ def test_keep_is_the_default_of_n_keep(tiny: Path, flag: int | None, field: int 
 
 
 def test_folder_without_a_plugin_is_a_model_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is a folder, and no plugin can open it"):
+    with pytest.raises(ModelError, match="is a folder without config.json, and no plugin can open it"):
         load_model(tmp_path, Settings(), Plugins(), lambda line: None)
 
 
@@ -228,6 +231,15 @@ def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
         load_model(path, Settings(prompt="x"), plugins, lambda line: None)
     with pytest.raises(SettingsError, match="--requantize: matrices cannot be rounded, because a plugin's engine"):
         load_model(path, Settings(requantize="q8_0"), plugins, lambda line: None)
+    flags: dict[str, dict[str, Any]] = {
+        "--cache-disk": {"cache_disk": "x"},
+        "--cache-reuse": {"cache_reuse": 1},
+        "--sleep-idle-seconds": {"sleep_idle_seconds": 0},
+        "--fit": {"fit": True},
+    }
+    for flag, settings in flags.items():
+        with pytest.raises(SettingsError, match=f"{flag}: not possible, because a plugin's engine runs this model"):
+            load_model(path, Settings(**settings), plugins, lambda line: None)
 
 
 def test_no_jinja_does_not_change_the_chat_template(tiny: Path) -> None:
@@ -242,3 +254,44 @@ def test_cache_types_reach_the_backend(tiny: Path) -> None:
         with loaded(tiny, cache_type_k=keys, cache_type_v=values) as model:
             engine: Any = model.engine
             assert engine._backend.describe()["cache_types"] == f"{keys}/{values}"
+
+
+def test_a_model_without_a_mapped_file_cannot_sleep(tiny: Path) -> None:
+    with pytest.raises(SettingsError, match="--sleep-idle-seconds: a model that is loaded with --no-mmap"):
+        load_model(tiny, Settings(sleep_idle_seconds=1, mmap=False), Plugins(), lambda line: None)
+
+
+def test_a_backend_with_its_own_memory_is_not_checked(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Factory:
+        has_own_memory = True
+
+        def __call__(self, context: Any) -> Any:
+            return DeterministicBackend(context)
+
+    monkeypatch.setattr("llamafw.engine.memory_estimate.read_memory", lambda: Memory(2**40, 1))
+    plugins = Plugins()
+    plugins.registry("backend").add("remote", Factory(), owner="test")
+    with pytest.raises(SettingsError, match="--fit: the backend 'remote' has a memory of its own"):
+        load_model(tiny, Settings(backend="remote", fit=True), plugins, lambda line: None)
+    model = load_model(tiny, Settings(backend="remote"), plugins, lambda line: None)
+    model.engine._thread.stop(60)  # type: ignore[attr-defined]  # as above
+    with pytest.raises(SettingsError, match="the server needs about"):
+        load_model(tiny, Settings(threads=1), Plugins(), lambda line: None)
+
+
+def test_model_is_loaded_again_only_if_it_still_fits(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_free = 2**40
+    monkeypatch.setattr("llamafw.engine.memory_estimate.read_memory", lambda: Memory(2**40, n_free))
+    monkeypatch.setattr(load, "make_backend", lambda *given: ToyBackend())
+    plugins, settings = Plugins(), Settings(sleep_idle_seconds=0, warmup=False)
+    model = load.open_model(tiny, settings, plugins)
+    context = make_context(model, build_graph(model, plugins), settings, plugins, lambda line: None)
+    backend: Any = load.load_backend("numba", context, settings, plugins)
+    backend.unload()
+    n_free = 2**20
+    with pytest.raises(SettingsError, match=r"the server needs about .* of memory"):
+        backend.load()
+    assert not backend.is_loaded
+    n_free = 2**40
+    backend.load()
+    assert backend.is_loaded

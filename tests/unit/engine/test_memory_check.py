@@ -104,7 +104,7 @@ def test_the_default_context_is_not_checked(llama: g.Graph) -> None:
 
 
 def test_the_context_is_checked_before_the_server_listens(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=MIB))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=MIB, available=MIB))
     with pytest.raises(SettingsError, match=r"^-c 100000000 needs .* GiB of memory; -c \d+ would fit"):
         open_and_check(path, Settings(ctx_size=100_000_000), Plugins())
 

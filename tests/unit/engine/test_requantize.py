@@ -15,7 +15,7 @@ from gguf.quants import dequantize
 
 from llamafw import Backend, BackendOptions, Model, ModelError, PluginError, Settings, SettingsError
 from llamafw.cli.main import main
-from llamafw.engine.components import build_graph, make_backend
+from llamafw.engine.components import build_graph, make_backend, make_context
 from llamafw.engine.fingerprint import fingerprint
 from llamafw.engine.load import load_model, open_model
 from llamafw.engine.start_checks import check_names
@@ -37,7 +37,9 @@ def rounded_model(path: Path, type_name: str | None, plugins: Plugins = PLUGINS)
 def open_backend(path: Path, type_name: str | None, plugins: Plugins = PLUGINS) -> Backend:
     model = rounded_model(path, type_name, plugins)
     settings = Settings(parallel=1, threads=1)
-    return make_backend("numba", model, build_graph(model, plugins), settings, plugins, lambda line: None)
+    return make_backend(
+        "numba", make_context(model, build_graph(model, plugins), settings, plugins, lambda line: None), plugins
+    )
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamafw import GenerateRequest
 from llamafw.engine import BatchingEngine
+from llamafw.engine.prompt import PreparedPrompt
 from llamafw.engine.scheduler import Scheduler, divide, divide_whole
+from llamafw.engine.sequence import Sequence
 from llamafw.engine.slots import Slot, Slots
-from support.toy_model import N_VOCAB, ToyBackend, generate_answer
+from support.toy_model import N_VOCAB, ToyBackend, ToyTokenizer, generate_answer
 
 Start = Callable[..., BatchingEngine]
 
@@ -111,12 +113,13 @@ def test_waiting_tasks_keep_their_place_in_the_queue() -> None:
     scheduler = Scheduler(slots, 8, 8)
     id_slots = {"x": 0, "y": 0, "z": -1, "w": -1}
     for name, id_slot in id_slots.items():
-        request = SimpleNamespace(id_slot=id_slot, cache_prompt=True)
-        waiting: Any = SimpleNamespace(name=name, request=request, prompt=np.array([1], np.int32))
-        scheduler.waiting.append(waiting)
+        request = GenerateRequest((1,), id_slot=id_slot)
+        prompt = PreparedPrompt(np.array([1], np.int32))
+        chain: Any = None  # nothing is drawn
+        scheduler.add(Sequence(request, prompt, chain, None, ord(name), ToyTokenizer(), 10, lambda delta: None))
 
     def names(sequences: Iterable[Any]) -> list[str]:
-        return [sequence.name for sequence in sequences]
+        return [chr(sequence.seed) for sequence in sequences]
 
     admitted = scheduler.admit()
     assert names([next(admitted)[0]]) == ["z"]

@@ -112,3 +112,36 @@ def test_an_engine_of_a_plugin_needs_no_backend_or_architecture(tmp_path: Path) 
 
 def test_plugins_that_open_models_are_asked_while_loading(tmp_path: Path) -> None:
     assert open_and_check(tmp_path / "model.strange", Settings(), plugins_with(PluginFormat())) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"lora": ("{}",)}, "--lora"),
+        ({"lora_scaled": ("{}:0.5",)}, "--lora-scaled"),
+        ({"control_vector": ("{}",)}, "--control-vector"),
+        ({"control_vector_scaled": ("{}:2",)}, "--control-vector-scaled"),
+        ({"spec_type": ("draft-simple",), "spec_draft_model": "{}"}, "--spec-draft-model"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+@pytest.mark.parametrize("kind", ["missing", "damaged"])
+def test_files_beside_the_model_are_checked(tmp_path: Path, settings: dict[str, Any], flag: str, kind: str) -> None:
+    """The message is one line that names the flag and the file."""
+    path, other = write_tiny_gguf(tmp_path / "model.gguf"), tmp_path / "other.gguf"
+    if kind == "damaged":
+        other.write_bytes(path.read_bytes()[:500])
+    given: dict[str, Any] = {
+        name: value.format(other) if isinstance(value, str) else tuple(one.format(other) for one in value)
+        for name, value in settings.items()
+    }
+    with pytest.raises(ModelError, match=rf"^{flag}: .*other\.gguf") as caught:
+        open_and_check(path, Settings(**given), Plugins())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec_type", ["none", "ngram-simple"])
+def test_draft_model_that_no_drafter_uses_is_not_checked(tmp_path: Path, spec_type: str) -> None:
+    path = write_tiny_gguf(tmp_path / "model.gguf")
+    settings = Settings(spec_type=(spec_type,), spec_draft_model=str(tmp_path / "missing.gguf"))
+    assert open_and_check(path, settings, Plugins()) is not None

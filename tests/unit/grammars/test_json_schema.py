@@ -235,7 +235,7 @@ def test_large_fractional_bounds_are_not_exceeded(compiler: LlguidanceCompiler, 
 
 def parse_bound(number: str) -> Decimal:
     """Return a number as JSON parsers read it: large ones are rounded to float64."""
-    return Decimal(number) if abs(Decimal(number)) < 10**6 else Decimal(float(number))
+    return Decimal(number) if abs(Decimal(number)) < 2**40 else Decimal(float(number))
 
 
 def allows(compiler: LlguidanceCompiler, schema: Any, text: str) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafw_plugins.grammars.compiler import LlguidanceCompiler
 from llamafw_plugins.grammars.pattern import PatternError, to_rust
-from support.json_schema import accepts
+from support.json_schema import accepts, accepts_text
 
 PATTERNS = [
     "a",
@@ -176,3 +178,28 @@ def test_patterns_of_names_follow_ecma_262(compiler: LlguidanceCompiler) -> None
     assert accepts(compiler, schema, {"é": None})
     assert not accepts(compiler, schema, {"é": 1})
     assert accepts(compiler, schema, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "others"),
+    [
+        ("^b$", ["b"], False),
+        ("^(b|c/)$", ["c/", 'a"', "b"], False),
+        ("^a+b?$", ["a", "ab"], True),
+        ("^[ab]$", ["b"], True),
+        ("b", ["b"], True),
+    ],
+)
+def test_nothing_follows_when_all_names_of_a_pattern_are_used(
+    compiler: LlguidanceCompiler, pattern: str, names: list[str], others: bool
+) -> None:
+    named = {"properties": {name: {} for name in names}, "patternProperties": {pattern: {"maximum": 5}}}
+    schema = {"type": "object", **named, "additionalProperties": False}
+    text = json.dumps(dict.fromkeys(names, 3), separators=(",", ":"))
+    assert accepts_text(compiler, json.dumps(schema), text)
+    assert not accepts_text(compiler, json.dumps(schema), text.replace(":3", ":7"))
+    grammar = compiler.compile(json.dumps(schema))
+    assert all(grammar.accept(byte) for byte in text[:-1].encode())
+    logits = np.zeros(compiler.context.n_vocab, np.float32)
+    grammar.mask(logits)
+    assert np.isfinite(logits[ord(",")]) == others

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamafw.graph import Attention, Cache, GraphError, KeyValue, Rope, Rotation, Weight
+from llamafw.graph import (
+    MAX_DISTANCE,
+    Attention,
+    Cache,
+    GraphError,
+    KeyValue,
+    Rope,
+    Rotation,
+    Weight,
+    alibi_slopes,
+    bias_by_distance,
+)
 from support.operators import FixedRows, compute
 
 RNG = np.random.default_rng(3)
@@ -78,6 +89,45 @@ def test_alibi_penalises_distance() -> None:
     np.testing.assert_allclose(result, expected(causal, lambda h, d, x: 0.3 * x - slopes[h] * abs(d)))
 
 
+def test_slopes_of_alibi_are_those_of_the_paper() -> None:
+    """For 8 heads the paper has 1/2 to 1/256; MPT's code, for a number that is no power of two, takes every second."""
+    assert alibi_slopes(8) == tuple(2.0**-i for i in range(1, 9))
+    assert alibi_slopes(6) == (2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3)
+    assert alibi_slopes(2, 4.0) == (2.0**-2, 2.0**-4)
+
+
+@pytest.mark.parametrize("store", [Cache, KeyValue])
+def test_position_bias_depends_on_distance_and_direction(store: Any) -> None:
+    """With 8 buckets, distances 0 and 1 have one each, and 2 to 15 share the next; keys after a query have 4 to 7."""
+    table = RNG.normal(size=(8, N_HEAD))
+    result = compute(
+        Attention(FixedRows(Q), past(store), 0.3, position_bias=Weight("bias", (8, N_HEAD))), {"bias": table}
+    )
+
+    def biased(h: int, d: int, x: float) -> float:
+        bucket = min(abs(d), 2) + (4 if d < 0 else 0)
+        return 0.3 * x + float(table[bucket, h])
+
+    np.testing.assert_allclose(result, expected(causal if store is Cache else lambda t, s: True, biased))
+
+
+def test_buckets_of_distances_are_those_of_transformers() -> None:
+    """The numbers are those of ``T5Attention._relative_position_bucket``, both directions, 32 buckets."""
+    before = {0: 0, 1: 1, 7: 7, 8: 8, 15: 9, 16: 10, 63: 13, 64: 14, 90: 14, 91: 15, 127: 15, 128: 15}
+    after = {1: 17, 7: 23, 8: 24, 11: 24, 12: 25, 45: 28, 46: 29, 127: 31, 128: 31}
+    (buckets,) = bias_by_distance(np.arange(32)[:, None])
+    assert buckets.shape == (2 * MAX_DISTANCE + 1,)
+    assert {distance: buckets[MAX_DISTANCE - distance] for distance in before} == before
+    assert {distance: buckets[MAX_DISTANCE + distance] for distance in after} == after
+
+
+def test_temperature_can_count_tokens() -> None:
+    result = compute(Attention(FixedRows(Q), past(), 0.3, temperature=(0.1, 2), temperature_offset=1))
+    growth = [1 + 0.1 * math.log(1 + (t + 1) // 2) for t in range(N)]
+    rows = [compute(Attention(FixedRows(Q), past(), 0.3 * one))[t] for t, one in enumerate(growth)]
+    np.testing.assert_allclose(result, rows)
+
+
 def test_temperature_grows_with_the_position() -> None:
     result = compute(Attention(FixedRows(Q), past(), 0.3, temperature=(0.1, 2)))
     for t in range(N):
@@ -120,6 +170,7 @@ def test_rope_makes_scores_depend_on_distance_only() -> None:
         (lambda: Attention(FixedRows(Q[..., :5]), past(), 1.0), "do not fit"),
         (lambda: Attention(FixedRows(Q), past(), 1.0, sinks=Weight("s", (2,))), "'s' has shape"),
         (lambda: Attention(FixedRows(Q), past(), 1.0, alibi=(1.0,)), "1 slopes, but there are 4 heads"),
+        (lambda: Attention(FixedRows(Q), past(), 1.0, position_bias=Weight("b", (8, 2))), "'b' has shape"),
         (lambda: Attention(FixedRows(Q), past(), 1.0, window=0), "the window is 0"),
         (
             lambda: Attention(FixedRows(Q), past(), 1.0, window=4, window_kind="slidin"),  # type: ignore[arg-type]  # not one

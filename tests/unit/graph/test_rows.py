@@ -151,6 +151,7 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
     "relu": lambda x: max(x, 0.0),
     "relu_squared": lambda x: max(x, 0.0) ** 2,
+    "elu": lambda x: x if x > 0 else math.exp(x) - 1,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "tanh": math.tanh,
     "softplus": lambda x: math.log1p(math.exp(x)),
