@@ -52,6 +52,20 @@ def test_unknown_names_are_settings_errors(settings: dict[str, str], message: st
         check_names(Settings(**settings), Plugins())  # type: ignore[arg-type]  # one str each
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"control_vector_layer_range": (1, 2)}, "^--control-vector-layer-range needs --control-vector or"),
+        ({"lora_folder": "no/such/folder"}, "^--lora-folder: no/such/folder is not a folder"),
+        ({"lora_folder": "~no-such-user"}, "^--lora-folder: ~no-such-user is not a folder"),
+        ({"lora_scaled": ("a.gguf:1001",)}, "^--lora-scaled: the scale 1001 is out of range"),
+    ],
+)
+def test_flags_of_adapters_that_have_no_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_names(Settings(**settings), Plugins())
+
+
 def test_known_names_pass() -> None:
     check_names(Settings(), Plugins())
     check_names(Settings(backend="numba", tool_parser="hermes"), Plugins())
