@@ -134,7 +134,7 @@ def _pairs(path: Path, tensors: Mapping[str, CheckpointTensor]) -> Pairs:
 def _scaled(pairs: Pairs, config: Config, alpha: float) -> Pairs:
     """Return the pairs, with B multiplied where a matrix has another scale than the file's alpha gives it.
 
-    That is alpha / r, or alpha / √r with rsLoRA (https://arxiv.org/abs/2312.03732), with the matrix's own alpha and rank.
+    That is alpha / r, or alpha / √r with rsLoRA (https://arxiv.org/abs/2312.03732), of its own alpha and rank.
     """
     patterns = config.get("alpha_pattern", default={})
     if not isinstance(patterns, dict) or not all(type(one) in (int, float) for one in patterns.values()):
