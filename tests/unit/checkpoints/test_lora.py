@@ -241,7 +241,7 @@ def test_matrices_may_have_their_own_ranks_and_alphas(has_roots: bool, tmp_path:
     patterns = {"layers.1.self_attn.q_proj": 5, r"mlp\.\w+_proj": -2.5, "q_proj": 7}
     config = {"use_rslora": has_roots, "rank_pattern": {"q_proj": 9}, "alpha_pattern": patterns}
     base, folder = write_llama(tmp_path, **config)
-    rng, tensors, changed = np.random.default_rng(2), {}, {}
+    rng, tensors, changed = np.random.default_rng(2), dict[str, Floats](), dict[str, Floats]()
     for name, weight in matrices(base).items():
         role = name.split(".")[-2]
         rank = 9 if role == "q_proj" else RANK
@@ -260,6 +260,6 @@ def test_matrices_may_have_their_own_ranks_and_alphas(has_roots: bool, tmp_path:
     pairs = {one.removesuffix(".lora_a") for one in adapter.tensors if one.endswith(".lora_a")}
     assert len(pairs) == len(changed)
     for one in pairs:
-        a, b = (floats(adapter.tensors[f"{one}.lora_{side}"]) for side in "ab")
-        found = before[one] + adapter.metadata["adapter.lora.alpha"] / b.shape[1] * (b @ a)
+        first, second = (floats(adapter.tensors[f"{one}.lora_{side}"]) for side in "ab")
+        found = before[one] + adapter.metadata["adapter.lora.alpha"] / second.shape[1] * (second @ first)
         np.testing.assert_allclose(found, floats(open_base(base).tensors[one]), rtol=1e-4, atol=1e-4)

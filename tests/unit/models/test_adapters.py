@@ -166,7 +166,7 @@ def test_numbers_that_are_not_finite_are_refused(number: float, context: Context
 
 
 @pytest.mark.parametrize("number", [2e18, -1e38])
-def test_numbers_whose_products_could_overflow_are_refused(number: float, context: Context, tmp_path: Path) -> None:
+def test_numbers_with_products_that_could_overflow_are_refused(number: float, context: Context, tmp_path: Path) -> None:
     factors = random_factors(SHAPES, 4, 1)
     factors["blk.1.ffn_down.weight.lora_a"][2, 7] = number
     with pytest.raises(ModelError, match="'blk.1.ffn_down.weight.lora_a' has numbers beyond 1e\\+18"):
