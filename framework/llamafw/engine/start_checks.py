@@ -28,12 +28,14 @@ def check_names(settings: Settings, plugins: Plugins) -> None:
     Raises
     ------
     SettingsError
-        No plugin provides one of them, weights cannot be rounded to the tensor type, or an adapter has no scale.
+        No plugin provides one of them, weights cannot be rounded to the tensor type, an adapter has no scale, or flags
+        contradict each other.
     """
     if settings.requantize is not None:
         find_quantizer(settings.requantize, plugins.registry("quant"), REQUANTIZE)
     check_drafters(settings, plugins)
     check_adapters(settings)
+    _check_contradictions(settings)
     names = {"tool_parser": settings.tool_parser}
     if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
         names["backend"] = settings.backend
@@ -75,6 +77,20 @@ def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | 
         check_draft_model(settings, plugins, lambda own: open_model(find_model(own), own, plugins))
     find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")
     return model if settings.mmap else None
+
+
+def _check_contradictions(settings: Settings) -> None:
+    """Raise SettingsError if two flags, or two values of one, cannot both have an effect."""
+    priorities = [priority for priority, _ in settings.max_queue_priority]
+    for priority in priorities:
+        if priorities.count(priority) > 1:
+            raise SettingsError(f"--max-queue-priority: there is more than one limit for the priority {priority}")
+
+    low, high = settings.spec_draft_n_min, settings.spec_draft_n_max
+    if low > high and any(name.startswith("draft-") for name in settings.drafters):
+        raise SettingsError(f"--spec-draft-n-min: no draft has {low} tokens, because --spec-draft-n-max is {high}")
+    if settings.lora_folder is not None and not settings.props:
+        raise SettingsError("--lora-folder needs --props, which lets clients load adapters")
 
 
 def _ignore(line: str) -> None:

@@ -66,6 +66,23 @@ def test_flags_of_adapters_that_have_no_effect_are_refused(settings: dict[str, A
         check_names(Settings(**settings), Plugins())
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_queue_priority": ((1, 5), (0, 2), (1, 9))}, "^--max-queue-priority: .* limit for the priority 1$"),
+        ({"spec_type": ("draft-mtp",), "spec_draft_n_min": 17}, "^--spec-draft-n-min: no draft has 17 tokens"),
+        ({"lora_folder": "/"}, "^--lora-folder needs --props"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_names(Settings(**settings), Plugins())
+
+
+def test_n_grams_are_not_limited_by_the_length_of_drafts() -> None:
+    check_names(Settings(spec_type=("ngram-simple",), spec_draft_n_min=20), Plugins())
+
+
 def test_known_names_pass() -> None:
     check_names(Settings(), Plugins())
     check_names(Settings(backend="numba", tool_parser="hermes"), Plugins())
