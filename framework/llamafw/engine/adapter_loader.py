@@ -119,6 +119,11 @@ def _control_vector_entries(loader: AdapterLoader, settings: Settings) -> list[E
     return entries
 
 
+def names_adapters(settings: Settings) -> bool:
+    """Return whether flags name adapters."""
+    return bool(settings.lora or settings.lora_scaled or settings.control_vector or settings.control_vector_scaled)
+
+
 def check_adapters(settings: Settings) -> None:
     """Raise SettingsError if flags of adapters have no scale, no folder, or nothing that they could concern."""
     for flag, texts in (("--lora-scaled", settings.lora_scaled), (SCALED_VECTOR, settings.control_vector_scaled)):

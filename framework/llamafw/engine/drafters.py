@@ -78,11 +78,21 @@ def check_draft_model(settings: Settings, plugins: Plugins, open_model: Callable
     SettingsError, ModelError, DownloadError
         It cannot; the message names the flag.
     """
+    open_draft_model(settings, plugins, open_model)
+
+
+def open_draft_model(
+    settings: Settings, plugins: Plugins, open_model: Callable[[Settings], Model], **sizes: int
+) -> tuple[Settings, Model, Graph] | None:
+    """Return the settings of the draft model, its file and its graph; None if no drafter uses one.
+
+    The parameters and errors are those of `check_draft_model`; ``sizes`` are settings of the draft model.
+    """
     flag = _draft_flag(settings)
     if DRAFT_MODEL_DRAFTER not in settings.drafters or not flag:
-        return
+        return None
     try:
-        _open_draft_model(settings, plugins, open_model)
+        return _open_draft_model(settings, plugins, open_model, **sizes)
     except LlamafwError as error:
         raise type(error)(f"{flag}: {error}") from error
 

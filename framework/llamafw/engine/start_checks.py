@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llamafw.engine.adapter_loader import check_adapters, open_adapters
+from llamafw.engine.adapter_loader import check_adapters, names_adapters, open_adapters
 from llamafw.engine.components import build_graph, find_registered, make_context
 from llamafw.engine.drafters import check_draft_model, check_drafters
 from llamafw.engine.load import open_model
@@ -37,7 +37,7 @@ def check_names(settings: Settings, plugins: Plugins) -> None:
     check_adapters(settings)
     _check_contradictions(settings)
     names = {"tool_parser": settings.tool_parser}
-    if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
+    if not is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered backend
         names["backend"] = settings.backend
 
     for kind, name in names.items():
@@ -65,14 +65,14 @@ def open_and_check(path: Path, settings: Settings, plugins: Plugins) -> Model | 
     SettingsError
         A setting does not fit the file or the memory.
     """
-    if _is_implemented("open_model", plugins):
+    if is_implemented("open_model", plugins):
         return None
 
     model = open_model(path, replace(settings, mmap=True), plugins)
-    if not _is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered architecture
+    if not is_implemented("create_engine", plugins):  # an engine of a plugin needs no registered architecture
         graph = build_graph(model, plugins)
         check_kv_cache_fits(graph, settings)
-        if settings.lora or settings.lora_scaled or settings.control_vector or settings.control_vector_scaled:
+        if names_adapters(settings):
             open_adapters(make_context(model, graph, settings, plugins, _ignore), settings, plugins, _ignore)
         check_draft_model(settings, plugins, lambda own: open_model(find_model(own), own, plugins))
     find_registered(plugins, "tokenizer", model, "tokenizer.ggml.model")
@@ -97,5 +97,6 @@ def _ignore(line: str) -> None:
     """Do nothing: the line is logged when the model is loaded."""
 
 
-def _is_implemented(hook: str, plugins: Plugins) -> bool:
+def is_implemented(hook: str, plugins: Plugins) -> bool:
+    """Return whether a plugin has a hook."""
     return next(plugins.implementations(hook), None) is not None
