@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from typing import cast
 
@@ -99,6 +100,7 @@ class Speculation:
 
     def _ask(self, name: str, tasks: Sequence[Task], n_responses: int) -> None:
         """Ask one drafter for drafts."""
+        started = perf_counter()
         drafter, requests = self._drafters[name], []
         for task in tasks:
             n, is_watched = self._length(name, task, n_responses)
@@ -107,7 +109,6 @@ class Speculation:
         if not requests:
             return
 
-        started = perf_counter()
         try:
             drafts = drafter.draft([request for _, request, _ in requests])
             pairs = zip(drafts, requests, strict=True)
@@ -151,14 +152,15 @@ class Speculation:
 
     def _drawer(self, task: Task) -> Callable[[Floats], int]:
         """Return a function that draws the tokens that the task probably will."""
-        assert task.chain is not None  # it generates
-        rehearsal = task.chain.rehearse()
+        chain = task.chain
+        assert chain is not None  # it generates
+        rehearse = cache(chain.rehearse)  # once, and only for drafters that draw
 
         def draw(logits: Floats) -> int:
             row = np.full(self._n_vocab, -np.inf, np.float32)
             row[: len(logits)] = logits
             try:
-                return rehearsal.draw(self._buffers, row)
+                return rehearse().draw(self._buffers, row)
             except RequestError:  # the response will end with this error, or the draft model's logits are not numbers
                 return most_likely(logits)
 

@@ -14,6 +14,7 @@ import pytest
 from llamafw import DraftRequest, Floats, GenerateRequest, GrammarSource, Ints, Reasoning, ReasoningTags, Timings
 from llamafw.engine import BatchingEngine
 from llamafw.engine.speculation import SpeculationOptions
+from llamafw.sampling.chain import Chain
 from support.toy_drafters import KnowingDrafter
 from support.toy_model import N_VOCAB, Answer, ToyBackend, generate_answer, random_logits, scripted_logits
 from support.toy_snapshots import RecurrentToyBackend, SnapshotToyBackend, WindowedToyBackend
@@ -128,6 +129,17 @@ async def test_drafts_change_nothing_but_the_number_of_steps(
 
     again = await generate_answer(engine, PROMPT, **fields)  # now with what the first left in the cache
     assert observed(again)[0] == observed(expected)[0]
+
+
+async def test_generators_are_copied_only_for_drafters_that_draw(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy takes longer than such a drafter does."""
+    expected = await generate_answer(start(ToyBackend()), PROMPT, n_predict=25, **SAMPLED)
+    drafter = KnowingDrafter([known_text(PROMPT, expected)])
+    engine = start(ToyBackend(), drafters={"knowing": drafter}, speculation=ALWAYS)
+    monkeypatch.setattr(Chain, "rehearse", None)  # cannot be called
+    answer = await generate_answer(engine, PROMPT, n_predict=25, **SAMPLED)
+    assert observed(answer) == observed(expected)
+    assert answer.finish.timings.draft_n_accepted > 0
 
 
 @pytest.mark.parametrize("wrong_every", [0, 3])
