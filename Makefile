@@ -68,7 +68,7 @@ lint: $(VENV)/.lint
 docs: $(VENV)/.test
 	$(BIN)/python -m llamafw.cli.cli_page > docs/cli.md
 	$(BIN)/python tests/support/gallery.py > docs/gallery.md
-	$(BIN)/python tests/support/reference.py
+	$(BIN)/python docs/site/reference_pages.py
 	$(BIN)/python docs/pictures/sampling.py
 	$(BIN)/python docs/pictures/ratios.py
 	$(BIN)/python tests/support/json_schema.py > docs/json-schema.md

@@ -10,14 +10,15 @@ import importlib
 import inspect
 import io
 import re
-import sys
 import tokenize
 from functools import cache
-from types import ModuleType
 from typing import Any
+
+from reference_pages import text_below
 
 FOLDER = "docs/reference/"
 _ROW = re.compile(r"^\| \[`(llamafw[\w.]*)`\]\([^)]*\.py\)", re.M)
+_NOT_CODE = re.compile(r"(?<== )<[^<>]*>")
 _NO_MEMBERS = ("llamafw.Settings",)  # docs/cli.md describes each setting
 
 
@@ -35,8 +36,14 @@ def _directive(name: str) -> str:
     if inspect.isclass(value):
         kind = "exception" if issubclass(value, BaseException) else "class"
         members = "" if name in _NO_MEMBERS else "   :members:\n   :undoc-members:\n"
-        return f".. auto{kind}:: {name}\n   :show-inheritance:\n{members}\n"
-    return f".. autofunction:: {name}\n\n" if inspect.isfunction(value) else f".. autodata:: {name}\n\n"
+        has_base = any(base.__module__.startswith("llamafw") for base in value.__bases__)
+        bases = "   :show-inheritance:\n" if has_base else ""
+        return f".. auto{kind}:: {name}\n{bases}{members}\n"
+
+    if inspect.isfunction(value):
+        return f".. autofunction:: {name}\n\n"
+    options = "   :no-value:\n" if repr(value).startswith("<") else ""
+    return f".. autodata:: {name}\n{options}\n"
 
 
 def _object(name: str) -> Any:
@@ -51,16 +58,20 @@ def _add_comment(app: Any, what: str, name: str, value: Any, options: Any, lines
     if what in ("attribute", "property"):
         text = next((text for cls in _object(owner).__mro__ if (text := _comments(cls).get(field))), None)
     elif what == "data":
-        text = _text_below(_defining_module(importlib.import_module(owner), field), field)
+        text = text_below(importlib.import_module(owner), field)
     else:
         return
     if text is not None:
         lines[:] = inspect.cleandoc(text).splitlines()
 
 
-def _skip_undescribed(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what has a name with an underscore."""
-    return True if name.startswith("_") else None
+def _simplify_signature(
+    app: Any, what: str, name: str, value: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    """Leave out the signatures of protocols, which nobody calls, and defaults that are not Python code."""
+    if signature is None:
+        return None
+    return ("", None) if getattr(value, "_is_protocol", False) else (_NOT_CODE.sub("...", signature), returned)
 
 
 @cache
@@ -78,35 +89,12 @@ def _comments(cls: type) -> dict[str, str]:
     (definition,) = ast.parse(text).body
     assert isinstance(definition, ast.ClassDef)
     fields = [node for node in definition.body if isinstance(node, ast.AnnAssign)]
-    return {
-        ast.unparse(node.target): comments[node.end_lineno]
-        for node in fields
-        if node.end_lineno in comments
-    }
-
-
-def _defining_module(module: ModuleType, name: str) -> ModuleType:
-    """Return the module that defines a name, which another module may import."""
-    for node in ast.parse(inspect.getsource(module)).body:
-        if isinstance(node, ast.ImportFrom) and any((each.asname or each.name) == name for each in node.names):
-            return _defining_module(sys.modules[str(node.module)], name)
-    return module
-
-
-def _text_below(module: ModuleType, name: str) -> str:
-    """Return the string below the assignment of a name; "" if there is none."""
-    body = ast.parse(inspect.getsource(module)).body
-    for node, following in zip(body, body[1:], strict=False):
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if is_text and any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return str(following.value.value)  # type: ignore[attr-defined]  # `is_text` says that it has one
-    return ""
+    return {ast.unparse(node.target): comments[node.end_lineno] for node in fields if node.end_lineno in comments}
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Register the extension."""
     app.connect("source-read", _add_descriptions)
-    app.connect("autodoc-process-docstring", _add_comment, priority=400)  # before napoleon
-    app.connect("autodoc-skip-member", _skip_undescribed)
+    app.connect("autodoc-process-docstring", _add_comment, priority=600)  # after napoleon, which reads "a: b" as a type
+    app.connect("autodoc-process-signature", _simplify_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -30,7 +30,8 @@ def pdf_in_font(font: str, text: bytes) -> bytes:
         "<< /Type /Catalog /Pages 2 0 R >>",
         "<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
         font,
-        "<< /Type /Page /Parent 2 0 R /Resources << /Font << /F1 3 0 R >> >> /MediaBox [0 0 612 792] /Contents 5 0 R >>",
+        "<< /Type /Page /Parent 2 0 R /Resources << /Font << /F1 3 0 R >> >> "
+        "/MediaBox [0 0 612 792] /Contents 5 0 R >>",
         f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
     ]
     return _file(objects, has_password=False)

@@ -15,7 +15,10 @@ from llamafw.errors import LlamafwError
 from llamafw.settings import options
 
 SHELLS = ("bash", "zsh", "fish")
-_FILES = ("FILE", "FILES", "FILE:SCALE", "MODEL", "NAME|MODULE|FILE.py", "SRC", "DST", "NAME|PATH", "NAME|TEXT|FILE", "[MODEL] TEXT")
+_FILES = (
+    *("FILE", "FILES", "FILE:SCALE", "MODEL", "NAME|MODULE|FILE.py", "SRC", "DST"),
+    *("NAME|PATH", "NAME|TEXT|FILE", "[MODEL] TEXT"),
+)
 _FOLDERS = ("FOLDER",)
 
 EXAMPLE = """\

@@ -14,6 +14,7 @@ from support.shells import completions, shell
 
 pytestmark = pytest.mark.slow
 
+
 def script(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """Write the script for a shell to a file."""
     assert main(["completion", name]) == 0

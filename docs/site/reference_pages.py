@@ -1,4 +1,4 @@
-"""Write docs/reference from the docstrings of what plugins may use: ``python tests/support/reference.py``."""
+"""Write docs/reference from the docstrings of what plugins may use: ``python docs/site/reference_pages.py``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Page(NamedTuple):
 PAGES = {
     "hooks": Page(
         "Hooks: signatures",
-        "The functions that a plugin can implement and mark with `llamafw.hookimpl`. [Hooks](../hooks.md) is the manual.",
+        "The functions that a plugin can implement and mark with `llamafw.hookimpl`. "
+        "[Hooks](../hooks.md) is the manual.",
         hookspecs,
         ("framework/llamafw/hookspecs/registration.py", "framework/llamafw/hookspecs/running.py"),
     ),
@@ -78,43 +79,41 @@ PAGES = {
 def names_on(name: str) -> list[str]:
     """Return the public names on a page, in alphabetical order."""
     page = PAGES[name]
-    earlier = {
-        other for earlier in list(PAGES)[: list(PAGES).index(name)] if PAGES[earlier].module is page.module
-        for other in names_on(earlier)
-    }
-    own = [each for each in page.module.__all__ if each not in earlier and origin(page.module, each)[0].startswith(page.origins)]
-    return sorted(own, key=str.lower)
+    others = [other for other in list(PAGES)[: list(PAGES).index(name)] if PAGES[other].module is page.module]
+    placed = {each for other in others for each in names_on(other)}
+    names = [each for each in page.module.__all__ if each not in placed]
+    return sorted((each for each in names if _origin(page.module, each)[0].startswith(page.origins)), key=str.lower)
 
 
-def origin(module: ModuleType, name: str) -> tuple[str, str]:
+def _origin(module: ModuleType, name: str) -> tuple[str, str]:
     """Return the file that defines a public name, relative to the repository, and the first sentence about it."""
     value = getattr(module, name)
     if isinstance(value, ModuleType):
         return _relative(value.__file__), _sentence(inspect.getdoc(value))
     path = _defining_file(Path(str(module.__file__)), name)
-    text = inspect.getdoc(value) if inspect.isclass(value) or inspect.isfunction(value) else _text_below(path, name)
-    return _relative(path), _sentence(text)
+    has_docstring = inspect.isclass(value) or inspect.isfunction(value)
+    return _relative(path), _sentence(inspect.getdoc(value) if has_docstring else text_below(module, name))
+
+
+def text_below(module: ModuleType, name: str) -> str:
+    """Return the string below the assignment of a name, which the module may import; "" if there is none."""
+    body = _tree(_defining_file(Path(str(module.__file__)), name)).body
+    for node, following in zip(body, body[1:], strict=False):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            match following:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    return inspect.cleandoc(text)
+    return ""
 
 
 def _defining_file(path: Path, name: str) -> Path:
     """Return the file that defines a name, which another file may import."""
     for node in _tree(path).body:
         if isinstance(node, ast.ImportFrom) and any((each.asname or each.name) == name for each in node.names):
-            parts = str(node.module).split(".")
-            file = ROOT.joinpath("framework", *parts)
+            file = ROOT.joinpath("framework", *str(node.module).split("."))
             return _defining_file(file / "__init__.py" if file.is_dir() else file.with_suffix(".py"), name)
     return path
-
-
-def _text_below(path: Path, name: str) -> str | None:
-    """Return the string below the assignment of a name."""
-    body = _tree(path).body
-    for node, following in zip(body, body[1:], strict=False):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if is_text and any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            return inspect.cleandoc(str(following.value.value))  # type: ignore[attr-defined]  # `is_text` says that it has one
-    return None
 
 
 @cache
@@ -141,7 +140,7 @@ def render(name: str) -> str:
 def _rows(name: str) -> Iterator[str]:
     module = PAGES[name].module
     for each in names_on(name):
-        file, sentence = origin(module, each)
+        file, sentence = _origin(module, each)
         is_page = isinstance(getattr(module, each), ModuleType)
         yield f"| [`{module.__name__}.{each}`]({f'{each}.md' if is_page else f'../../{file}'}) | {sentence} |"
 
