@@ -76,9 +76,9 @@ def test_escape_closes_only_the_list_of_a_select(phone: ChatPage) -> None:
     select = phone.page.get_by_label("reasoning_format", exact=True)
     select.focus()
     phone.page.keyboard.press("Alt+ArrowDown")
-    phone.page.wait_for_function("document.activeElement.matches(':open')")
+    phone.page.locator("select:open").wait_for()
     phone.page.keyboard.press("Escape")
-    phone.page.wait_for_function("!document.activeElement.matches(':open')")
+    phone.page.locator("select:open").wait_for(state="detached")
     assert phone.page.get_by_role("tabpanel").count() == 1
 
 
