@@ -72,9 +72,8 @@ def test_escape_empties_a_search_before_it_hides_the_conversations(phone: ChatPa
 
 def test_escape_closes_only_the_list_of_a_select(phone: ChatPage) -> None:
     phone.button("Show options").click()
-    phone.page.get_by_label("Filter options").fill("reasoning_format")
-    select = phone.page.get_by_label("reasoning_format", exact=True)
-    select.focus()
+    phone.page.get_by_label("Filter options").fill("samplers")
+    phone.page.locator("#option-samplers").focus()
     phone.page.keyboard.press("Alt+ArrowDown")
     phone.page.locator("select:open").wait_for()
     phone.page.keyboard.press("Escape")
@@ -89,7 +88,7 @@ def test_escape_hides_the_alternatives_of_a_token_before_it_stops_an_answer(chat
     script.answers = ["one two", "three four"]
     chat.send("Count")
     chat.button("Show tokens", chat.answer).click()
-    token = chat.answer.locator(".token").first
+    token = chat.answers.first.locator(".token").first
     script.hold()
     chat.send("Go on", wait=False)
     token.focus()
