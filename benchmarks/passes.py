@@ -107,7 +107,12 @@ def measure(
 
 
 def medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Return the medians of both programs' tokens per second, and of their ratio."""
+    """Return the medians of both programs' tokens per second, and of their ratio.
+
+    Without rounds, the program ends: other processes have disturbed all of them.
+    """
+    if not pairs:
+        sys.exit("other processes have disturbed all rounds: end them, or see --tolerance")
     a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
     return a, b, statistics.median(x / y for x, y in pairs)
 

@@ -21,7 +21,17 @@ from llamafw_backends.numba_cpu.formats import FORMATS
 from llamafw_backends.numba_cpu.formats.iq4_nl import NUMBERS
 from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
-from llamafw_backends.numba_cpu.simd import call_address, read_u16, read_u32, write_u16, write_u32
+from llamafw_backends.numba_cpu.simd import (
+    call_address,
+    load,
+    load_f32,
+    read_u16,
+    read_u32,
+    store,
+    store_f32,
+    write_u16,
+    write_u32,
+)
 from llamafw_backends.numba_cpu.tables import look_up_floats
 from llamafw_backends.numba_cpu.tiles import Format
 
@@ -70,6 +80,7 @@ class CacheType:
         return {
             "round": compiler(f"round to {self.name}", 2, self.round, has_result=False).address,
             "pack": compiler(tile.kernel_name("pack"), 4, tile.pack, has_result=False).address,
+            "is_float32": int(self.name == "f32"),
             "columns": self.columns,
             "n_scales": self.n_scales,
             "row_bytes": self.row_bytes(self.columns),
@@ -99,6 +110,10 @@ def store_key(r: Any, x: int, size: int, block: int, lane: int, scratch: int) ->
     scratch : int
         Address of 64 + 4 · size bytes that may be overwritten.
     """
+    if r.is_float32 != 0:
+        for i in range(size):
+            store_f32(load_f32(x + 4 * i), block + 64 * i + 4 * lane)
+        return
     if r.n_scales > 0:
         rotate(x, size, scratch + 64)
         x = scratch + 64
@@ -118,6 +133,10 @@ def store_value(r: Any, x: int, size: int, row: int, scales: int, lane: int, scr
     ``scales`` is the address of the scales of 16 positions: the scale and the minimum of the first numbers, of the next
     ones …
     """
+    if r.is_float32 != 0:
+        for i in range(0, 4 * size, 64):
+            store(load(x + i), row + i)
+        return
     if r.n_scales > 0:
         rotate(x, size, scratch + 64)
         x = scratch + 64

@@ -143,7 +143,7 @@ COLUMNS = np.dtype(
 ROUNDING = np.dtype(
     [
         *named(I, "round pack"),  # addresses of the kernels `cache_types.CacheType.round` and `tiles.Format.pack`
-        ("columns", I),  # how many numbers are rounded at once
+        *named(I, "is_float32 columns"),  # whether nothing is rounded; how many numbers are rounded at once
         *named(I, "n_scales row_bytes"),  # of these numbers: scales and minima; bytes in a row of values
         *named(I, "n_blocks block_bytes"),  # of the file's layout, in these numbers
         *named(I, "word_bytes scale_bytes"),  # of such a block in a block of keys

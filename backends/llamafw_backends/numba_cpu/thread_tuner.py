@@ -10,6 +10,7 @@ are tried from time to time.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -61,14 +62,14 @@ class _StepSize:
         self._measured: list[deque[float]] = [
             deque(maxlen=N_MEASUREMENTS) for _ in range(n_counts)
         ]  # seconds per token
+        self._medians = [math.inf] * n_counts  # of these; a single step may be slow for other reasons
         self._next_trial = [0.0] * n_counts  # time at which each number may be tried again
 
     @property
     def best(self) -> int | None:
         """The index of the fastest number of threads; None if nothing was measured."""
-        # medians, because a single step may be slow for other reasons
-        known = [(median_low(seconds), i) for i, seconds in enumerate(self._measured) if seconds]
-        return min(known)[1] if known else None
+        fastest = min(self._medians)
+        return None if fastest == math.inf else self._medians.index(fastest)
 
     def choose(self, now: float) -> int:
         """Return the index of the fastest number of threads, or of a neighbour that is due for a trial."""
@@ -85,6 +86,6 @@ class _StepSize:
         if i != self.best:  # a trial: earlier measurements are out of date
             self._measured[i].clear()
         self._measured[i].append(per_token)
-        fastest = min(median_low(measured) for measured in self._measured if measured)
-        lost = max(0.0, 1 - fastest / per_token) * seconds
+        self._medians[i] = median_low(self._measured[i])
+        lost = max(0.0, 1 - min(self._medians) / per_token) * seconds
         self._next_trial[i] = now + lost / TRIAL_COST
