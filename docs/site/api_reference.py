@@ -14,11 +14,17 @@ import tokenize
 from functools import cache
 from typing import Any
 
+from docutils import nodes
 from reference_pages import text_below
+from sphinx import addnodes
+
+import llamafw
+from llamafw import checkpoints, graph, hookspecs
 
 FOLDER = "docs/reference/"
 _ROW = re.compile(r"^\| \[`(llamafw[\w.]*)`\]\([^)]*\.py\)", re.M)
 _NOT_CODE = re.compile(r"(?<== )<[^<>]*>")
+_PUBLIC = (llamafw, graph, checkpoints, hookspecs)
 _NO_MEMBERS = ("llamafw.Settings",)  # docs/cli.md describes each setting
 
 
@@ -74,6 +80,18 @@ def _simplify_signature(
     return ("", None) if getattr(value, "_is_protocol", False) else (_NOT_CODE.sub("...", signature), returned)
 
 
+def _point_to_public_names(app: Any, doctree: nodes.document) -> None:
+    """Make types in signatures lead to the public name of a class, and to nothing that only has a similar name."""
+    for node in doctree.findall(addnodes.pending_xref):
+        if node.get("refdomain") != "py":
+            continue
+        node.attributes.pop("refspecific", None)
+        module, _, name = node["reftarget"].rpartition(".")
+        for public in _PUBLIC:
+            if name in public.__all__ and getattr(getattr(public, name), "__module__", "") == module:
+                node["reftarget"] = f"{public.__name__}.{name}"
+
+
 @cache
 def _comments(cls: type) -> dict[str, str]:
     """Return the comments beside the fields of a class."""
@@ -97,4 +115,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("source-read", _add_descriptions)
     app.connect("autodoc-process-docstring", _add_comment, priority=600)  # after napoleon, which reads "a: b" as a type
     app.connect("autodoc-process-signature", _simplify_signature)
+    app.connect("doctree-read", _point_to_public_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
