@@ -106,6 +106,24 @@ def test_documents_are_reranked_by_the_third_model(client: httpx.Client, models:
         assert post(other, "/rerank", query="the", documents=documents)["results"] == found["results"]
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embedding", "/v2/embed", "/api/embed"])
+def test_texts_are_not_embedded_by_another_model_than_the_named_one(client: httpx.Client, path: str) -> None:
+    texts = {"texts": ["a"], "input_type": "search_query"} if path == "/v2/embed" else {"input": "a"}
+    response = client.post(path, json={**texts, "model": "ranker"})
+    assert response.status_code == 400, response.text
+    assert "the model 'ranker' only reranks; use 'small'" in response.text
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("model", ["chat", "gpt", "small"])
+def test_documents_are_not_reranked_by_another_model_than_the_named_one(
+    client: httpx.Client, path: str, model: str
+) -> None:
+    response = client.post(path, json={"query": "the", "documents": ["rain"], "model": model})
+    assert response.status_code == 400, response.text
+    assert f"the model '{model}' does not rerank; use 'ranker'" in response.text
+
+
 def test_chats_are_answered_by_the_first_model(client: httpx.Client) -> None:
     messages = [{"role": "user", "content": "Hi"}]
     answer = post(client, "/v1/chat/completions", messages=messages, max_tokens=4, model="gpt")

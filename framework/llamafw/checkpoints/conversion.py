@@ -44,6 +44,9 @@ class Conversion:
     layer_numbers : tuple of str
         GGUF's keys, with the prefix if they have one, whose value is an array with one number per layer that the
         checkpoint has as tensors: a rule has the name ``blk.{i}.KEY`` for them, with the shape ``(1,)``.
+    prediction_values : mapping
+        GGUF's keys without the prefix whose value, if they are in ``metadata``, has one entry per layer, and the entry
+        of a block for multi-token prediction, which counts as a layer.
     """
 
     architecture: str
@@ -53,6 +56,7 @@ class Conversion:
     aliases: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     layer_numbers: tuple[str, ...] = ()
+    prediction_values: Mapping[str, Any] = field(default_factory=dict)
 
     def gguf_metadata(self) -> dict[str, Any]:
         """Return the metadata with the architecture's prefix; lists of numbers become arrays, as `Model` has them."""
@@ -141,6 +145,9 @@ def convert_checkpoint(
     n_layer = conversion.metadata.get("block_count", 0)
     if n := count_predictions(found, n_layer):
         metadata |= {f"{conversion.architecture}.{NEXTN}": n, f"{conversion.architecture}.block_count": n_layer + n}
+        for key, value in conversion.prediction_values.items():
+            if (name := f"{conversion.architecture}.{key}") in metadata:
+                metadata[name] = np.append(metadata[name], [value] * n)
     return metadata, found
 
 

@@ -33,6 +33,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _EMBEDDING_A, _EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"  # (rank, n_vocab), (n_embd, rank)
+_CHANGE_THE_BASE = "pissa", "olora", "corda", "loftq", "lora_ga"  # how PEFT may initialise an adapter
 
 
 def is_adapter(path: Path) -> bool:
@@ -67,7 +68,7 @@ def open_adapter(path: Path, base: Path | None, conversions: Mapping[str, Conver
         )
     class_name, conversion = find_conversion(read_config(folder), conversions)
 
-    pairs = _pairs(path, read_safetensors(path))
+    pairs = _scaled(_pairs(path, read_safetensors(path)), config, alpha)
     tensors: dict[str, Tensor] = {}
     for group in _groups(pairs):
         if _is_embedding(group):
@@ -97,10 +98,14 @@ def _check(config: Config) -> float:
     config.require("peft_type", "LORA", default="LORA")
     config.require("bias", "none", default="none")
     config.require("use_dora", False, default=False)
-    for name in ("modules_to_save", "alpha_pattern"):
-        if config.get(name):
-            config.fail(name, "is not supported: it must be empty")
-    return config.number("lora_alpha")
+    if config.get("modules_to_save"):
+        config.fail("modules_to_save", "is not supported: it must be empty")
+    if str(config.get("init_lora_weights")).startswith(_CHANGE_THE_BASE):
+        config.fail("init_lora_weights", "is not supported: PEFT changes the weights of the base model, too")
+    alpha = config.number("lora_alpha")
+    if not alpha:
+        config.fail("lora_alpha", "is 0; such an adapter changes nothing")
+    return alpha
 
 
 Pairs = dict[str, tuple[CheckpointTensor, CheckpointTensor]]
@@ -124,6 +129,41 @@ def _pairs(path: Path, tensors: Mapping[str, CheckpointTensor]) -> Pairs:
     if not pairs:
         raise ModelError(f"{path} has no tensors")
     return pairs
+
+
+def _scaled(pairs: Pairs, config: Config, alpha: float) -> Pairs:
+    """Return the pairs, with B multiplied where a matrix has another scale than the file's alpha gives it.
+
+    That is alpha / r, or alpha / √r with rsLoRA (https://arxiv.org/abs/2312.03732), of its own alpha and rank.
+    """
+    patterns = config.get("alpha_pattern", default={})
+    if not isinstance(patterns, dict) or not all(type(one) in (int, float) for one in patterns.values()):
+        config.fail("alpha_pattern", "is not an object of numbers")
+    has_roots, rank = config.flag("use_rslora", default=False), config.integer("r")
+
+    scaled = {}
+    for name, (a, b) in pairs.items():
+        own = _find_pattern(patterns, name.removesuffix(".weight"), config)
+        factor = (alpha if own is None else own) / alpha * (math.sqrt(b.shape[1] / rank) if has_roots else 1)
+        scaled[name] = a, b if factor == 1 else _multiplied(b, factor)
+    return scaled
+
+
+def _find_pattern(patterns: Mapping[str, float], module: str, config: Config) -> float | None:
+    """Return the value of the first pattern that matches a module's name or its end, as PEFT does; None: none does."""
+    for pattern, value in patterns.items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        except re.error as error:
+            config.fail("alpha_pattern", f"has an invalid pattern, {pattern!r:.80}: {error}")
+    return None
+
+
+def _multiplied(b: CheckpointTensor, factor: float) -> CheckpointTensor:
+    return CheckpointTensor(
+        b.name, b.shape, np.dtype(np.float32), b.path, (), lambda: _exact(b.read()) * np.float32(factor)
+    )
 
 
 def _groups(pairs: Pairs) -> list[Pairs]:

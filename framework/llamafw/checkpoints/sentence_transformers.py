@@ -80,6 +80,8 @@ def read_sentence_transformer(folder: Path) -> SentenceTransformer:
         elif kind not in ("Transformer", "Dropout"):
             raise ModelError(f"{folder / 'modules.json'}: the module {kind!r} is not supported")
     prompts, default = _read_prompts(folder / "config_sentence_transformers.json")
+    if pooling == "mean" and any(prompts.values()):
+        _require_prompts_in_mean(folder)
     return SentenceTransformer(pooling, tuple(dense), normalizes, prompts, default, _read_max_length(folder))
 
 
@@ -124,6 +126,14 @@ def _read_pooling(path: Path) -> str:
     if len(found) != 1 or others:
         raise ModelError(f"{path}: only pooling by mean, by the first token (cls) or by the last one is supported")
     return found[0]
+
+
+def _require_prompts_in_mean(folder: Path) -> None:
+    """Raise ModelError if the mean of a text leaves out the tokens of its prompt, as in INSTRUCTOR."""
+    for kind, path in _modules(folder):
+        if kind == "Pooling":
+            file = folder / path / "config.json"
+            Config(file, read_json(file)).require("include_prompt", True, default=True)
 
 
 def _read_dense(folder: Path, path: str) -> DenseLayer:

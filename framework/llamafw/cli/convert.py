@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llamafw.checkpoints import is_adapter, open_adapter
 from llamafw.cli.parser import CommandParser
-from llamafw.cli.quantize import add_arguments, make_choice, parse_arguments, write
+from llamafw.cli.quantize import add_arguments, check_flags_of_types, make_choice, parse_arguments, write
 from llamafw.engine.components import build_graph
 from llamafw.engine.load import open_model
 from llamafw.models.find import find_model
@@ -39,6 +39,7 @@ def run(argv: list[str]) -> int:
     )
     add_arguments(parser, default=None)
     args = parse_arguments(parser, argv)
+    check_flags_of_types(parser, args)
 
     plugins = Plugins(extra=args.plugin)
     settings, quants = Settings(model=args.source), plugins.registry("quant")

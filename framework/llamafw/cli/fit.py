@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from llamafw.cli.parser import CommandParser, add_settings
 from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
 from llamafw.errors import SettingsError
-from llamafw.models.find import find_model
 from llamafw.speculation_settings import PREDICTION_DRAFTER
 
 SHARED_SETTINGS = (
@@ -32,11 +31,22 @@ SHARED_SETTINGS = (
     "spec_type",
     "spec_draft_type_k",
     "spec_draft_type_v",
+    "spec_draft_model",
+    "spec_draft_hf",
+    "lora",
+    "lora_scaled",
+    "control_vector",
+    "control_vector_scaled",
+    "control_vector_layer_range",
+    "embedding_model",
+    "reranking_model",
+    "embedding_ctx_size",
 )
 """The settings of ``llamafw serve`` that this command has too."""
 
 EXAMPLE = """\
 llamafw fit model.gguf -c 32768 -np 4
+llamafw fit model.gguf -md small.gguf --lora sql.gguf --embedding-model minilm-l6-v2
 llamafw fit model.gguf --cache-type-k q8_0 --cache-type-v q8_0 --requantize q4_k"""
 
 
@@ -62,30 +72,49 @@ def run(argv: list[str]) -> int:
     if args.file is not None:
         settings = replace(settings, model=args.file)
 
+    from llamafw.engine.adapter_loader import check_adapters
     from llamafw.engine.components import build_graph  # slow imports, which --help does not need
-    from llamafw.engine.drafters import check_prediction
-    from llamafw.engine.load import open_model
+    from llamafw.engine.drafters import check_drafters, check_prediction
+    from llamafw.engine.load import open_header
     from llamafw.engine.machine_memory import read_memory
-    from llamafw.engine.memory_estimate import check_memory, cpu_options, draft_options, estimate
+    from llamafw.engine.memory_companions import find_companions
+    from llamafw.engine.memory_estimate import MODEL, cpu_options, estimate
+    from llamafw.engine.memory_fit import check_memory
+    from llamafw.engine.side_models import find_side_models, needed_beside
     from llamafw.models.requantize import requantize
 
-    model = open_model(find_model(settings), settings, plugins)
+    check_drafters(settings, plugins)
+    check_adapters(settings)
+    model = open_header(settings, plugins)
     graph = build_graph(model, plugins)
     if PREDICTION_DRAFTER in settings.drafters:
         check_prediction(model, graph)
     model = requantize(model, graph, settings, plugins.registry("quant"), lambda line: None)
     memory = read_memory()
     options = cpu_options(settings, graph, memory)
-    needed = estimate(model, graph, options, draft_options(settings, graph, options))
+    companions = find_companions(model, graph, settings, plugins, lambda own: open_header(own, plugins), memory)
+    companions = companions.beside(needed_beside(find_side_models(settings, plugins)))
+    needed = estimate(model, graph, options, companions, is_cache_set=settings.ctx_size != 0)
     fits = needed.total <= memory.available
     if args.json:
-        sizes = {**asdict(needed), "total": needed.total, "memory": memory.total, "available": memory.available}
-        print(json.dumps({**sizes, "n_slots": options.n_slots, "n_ctx": options.n_ctx, "fits": fits}))
+        kinds = ("weights", "cache", "activations")
+        sizes = {kind: getattr(needed, kind) for kind in (*kinds, "program", "total")}
+        parts = {name: {kind: getattr(part, kind) for kind in kinds} for name, part in needed.parts.items()}
+        machine = {"memory": memory.total, "available": memory.available}
+        slots = {"n_slots": options.n_slots, "n_ctx": options.n_ctx}
+        print(json.dumps({**sizes, **machine, **slots, "fits": fits, "parts": parts}))
         return 0 if fits else 1
+    first = needed.parts[MODEL]
     rows = {
-        "weights": needed.weights,
-        f"KV cache, {options.n_slots} x {options.n_ctx} tokens": needed.cache,
-        "activations": needed.activations,
+        "weights": first.weights,
+        f"KV cache, {options.n_slots} x {options.n_ctx} tokens": first.cache,
+        "activations": first.activations,
+    }
+    for name, part in needed.parts.items():
+        kinds_of_part = {"weights": part.weights, "KV cache": part.cache, "activations": part.activations}
+        if name != MODEL:
+            rows |= {f"{name}: {kind}": n_bytes for kind, n_bytes in kinds_of_part.items() if n_bytes}
+    rows |= {
         "program, also during sleep": needed.program,
         "total": needed.total,
         "memory": memory.total,
@@ -94,7 +123,7 @@ def run(argv: list[str]) -> int:
     width = max(map(len, rows))
     print("\n".join(f"{name:{width}}  {size / 2**20:>12,.1f} MiB" for name, size in rows.items()))
     try:
-        print(check_memory(model, graph, settings, memory) or "the server fits into memory")
+        print(check_memory(model, graph, settings, memory, companions) or "the server fits into memory")
     except SettingsError as error:
         print(error)
     return 0 if fits else 1

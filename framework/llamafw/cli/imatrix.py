@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llamafw.cli.measuring import DEFAULT_CONTEXT, make_parser, open_model_for, read_text, split_paths
+from llamafw.cli.measuring import make_parser, open_model_for, read_text, split_paths
 from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.errors import ModelError
 from llamafw.evaluation.activations import ObservedGraph, observe
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
     text = read_text(path)
 
     opened = open_model_for(model, args, early, plugins)
-    n_ctx = opened.settings.ctx_size or DEFAULT_CONTEXT
+    n_ctx = opened.chunk_size()
     chunks = make_chunks(text, opened.tokenizer, n_ctx, n_chunks=args.chunks, parse_special=args.parse_special)
     observed = observe(opened.graph, output=args.process_output)
     if not observed.matrices:

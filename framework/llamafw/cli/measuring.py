@@ -43,6 +43,20 @@ class OpenModel:
     settings: Settings
     plugins: Plugins
 
+    def chunk_size(self, wanted: int = 0, source: str = "--ctx-size") -> int:
+        """Return how many tokens a chunk has: ``wanted``, else those of ``--ctx-size``, else at most 512.
+
+        Raises
+        ------
+        SettingsError
+            The model has fewer positions. ``source`` is what names the number.
+        """
+        wanted = wanted or self.settings.ctx_size
+        size = self.graph.context_length(wanted or DEFAULT_CONTEXT)
+        if size < wanted:
+            raise SettingsError(f"{source}: chunks of {wanted} tokens do not fit; {self.path} has {size} positions")
+        return size
+
     def start(self, n_ctx: int, row_size: int, graph: Graph | None = None) -> Backend:
         """Return a backend with one slot.
 

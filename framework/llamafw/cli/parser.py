@@ -56,6 +56,7 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_HelpFormatter,
         )
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's takes -1e-3 and -5=10 for flags
 
     def error(self, message: str) -> NoReturn:
         """Raise SettingsError with argparse's message in the words of llamafw."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.cli.measuring import (
-    DEFAULT_CONTEXT,
     OpenModel,
     check_generates,
     make_parser,
@@ -79,7 +78,7 @@ def _make_parser() -> CommandParser:
 
 
 def _measure(opened: OpenModel, text: str, base: Path | None, args: Namespace) -> Perplexity:
-    n_ctx = opened.settings.ctx_size or DEFAULT_CONTEXT
+    n_ctx = opened.chunk_size()
     chunks = make_chunks(text, opened.tokenizer, n_ctx, n_chunks=args.chunks, parse_special=args.parse_special)
     n_vocab = opened.tokenizer.n_vocab
     with ExitStack() as stack:
@@ -113,7 +112,7 @@ def _compare(opened: OpenModel, path: Path, args: Namespace) -> Comparison:
     if base.tokens.min(initial=0) < 0 or base.tokens.max(initial=0) >= base.n_vocab:
         raise ModelError(f"{path} is damaged: it has tokens that are not in the vocabulary")
     bos = opened.tokenizer.bos if opened.tokenizer.add_bos else None
-    backend = opened.start(int(base.tokens.shape[1]), opened.graph.n_vocab)
+    backend = opened.start(opened.chunk_size(int(base.tokens.shape[1]), str(path)), opened.graph.n_vocab)
     with closing(backend), Progress(opened.path.name, not args.quiet) as progress:
         progress.start_count("chunks", len(base.tokens))
         return compare(

@@ -108,6 +108,14 @@ def parse_arguments(parser: CommandParser, argv: list[str]) -> Namespace:
     return args
 
 
+def check_flags_of_types(parser: CommandParser, args: Namespace) -> None:
+    """Raise SettingsError if there is no ``--type`` but a flag that says how to round to it."""
+    flags = ("imatrix", "pure", "leave_output_tensor", "output_tensor_type", "token_embedding_type", "tensor_type")
+    given = [flag for flag in (*flags, "allow_requantize") if getattr(args, flag)]
+    if args.type is None and given:
+        parser.error(f"--{given[0].replace('_', '-')} needs --type: without it, all tensors keep their types")
+
+
 def make_choice(args: Namespace, quants: Registry, *, keep_quantized: bool = False) -> Choice:
     """Return how types are chosen, from the arguments."""
     for flag, name in (

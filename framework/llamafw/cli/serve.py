@@ -70,7 +70,7 @@ def prepare_model(settings: Settings, plugins: Plugins, log: Callable[[str], Non
         The model cannot be found, downloaded or read.
     """
     from llamafw.engine.load import load_model  # slow imports, which --help does not need
-    from llamafw.engine.side_models import find_side_models, load_models
+    from llamafw.engine.side_models import check_memory_of_all, find_side_models, load_models
     from llamafw.engine.start_checks import check_names, open_and_check
     from llamafw.engine.startup_inputs import read_startup_inputs
 
@@ -79,6 +79,7 @@ def prepare_model(settings: Settings, plugins: Plugins, log: Callable[[str], Non
     path = find_model(settings)
     model = open_and_check(path, settings, plugins)
     others = find_side_models(settings, plugins)
+    check_memory_of_all(settings, model, others, plugins)
     load_first = partial(load_model, path, settings, plugins, log, inputs, model)
     return partial(load_models, load_first, others, plugins, log)
 

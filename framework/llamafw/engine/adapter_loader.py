@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from llamafw.settings import Settings
 from llamafw.types import Model
 
 SCALED_VECTOR = "--control-vector-scaled"
+MAX_SCALE = 1000  # as in openapi.yaml, so that clients can send the scales that they are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +119,27 @@ def _control_vector_entries(loader: AdapterLoader, settings: Settings) -> list[E
     return entries
 
 
+def names_adapters(settings: Settings) -> bool:
+    """Return whether flags name adapters."""
+    return bool(settings.lora or settings.lora_scaled or settings.control_vector or settings.control_vector_scaled)
+
+
 def check_adapters(settings: Settings) -> None:
-    """Raise SettingsError if a flag that needs a file and a scale has something else."""
+    """Raise SettingsError if flags of adapters have no scale, no folder, or nothing that they could concern."""
     for flag, texts in (("--lora-scaled", settings.lora_scaled), (SCALED_VECTOR, settings.control_vector_scaled)):
         for text in texts:
             split_scale(flag, text)
 
+    vectors = settings.control_vector or settings.control_vector_scaled
+    if settings.control_vector_layer_range and not vectors:
+        raise SettingsError("--control-vector-layer-range needs --control-vector or --control-vector-scaled")
+    folder = settings.lora_folder
+    if folder is not None and not os.path.isdir(os.path.expanduser(folder)):
+        raise SettingsError(f"--lora-folder: {folder} is not a folder")
+
 
 def split_scale(flag: str, text: str) -> tuple[str, float]:
-    """Return the file and the scale of ``FILE:SCALE``; SettingsError if there is no scale."""
+    """Return the file and the scale of ``FILE:SCALE``; SettingsError if there is no scale, or too large a one."""
     name, _, scale = text.rpartition(":")
     try:
         number = float(scale)
@@ -133,4 +147,6 @@ def split_scale(flag: str, text: str) -> tuple[str, float]:
         number = float("nan")
     if not name or not abs(number) < float("inf"):
         raise SettingsError(f"{flag}: {text!r} is not FILE:SCALE, such as adapter.gguf:0.5")
+    if abs(number) > MAX_SCALE:
+        raise SettingsError(f"{flag}: the scale {scale} is out of range (from {-MAX_SCALE} to {MAX_SCALE})")
     return name, number

@@ -5,6 +5,7 @@ That is the draft model of ``--spec-draft-model``, or the model's own block for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -77,11 +78,21 @@ def check_draft_model(settings: Settings, plugins: Plugins, open_model: Callable
     SettingsError, ModelError, DownloadError
         It cannot; the message names the flag.
     """
+    open_draft_model(settings, plugins, open_model)
+
+
+def open_draft_model(
+    settings: Settings, plugins: Plugins, open_model: Callable[[Settings], Model], **sizes: int
+) -> tuple[Settings, Model, Graph] | None:
+    """Return the settings of the draft model, its file and its graph; None if no drafter uses one.
+
+    The parameters and errors are those of `check_draft_model`; ``sizes`` are settings of the draft model.
+    """
     flag = _draft_flag(settings)
     if DRAFT_MODEL_DRAFTER not in settings.drafters or not flag:
-        return
+        return None
     try:
-        _open_draft_model(settings, plugins, open_model)
+        return _open_draft_model(settings, plugins, open_model, **sizes)
     except LlamafwError as error:
         raise type(error)(f"{flag}: {error}") from error
 
@@ -144,6 +155,8 @@ def create_drafters(
     try:
         for name in settings.drafters:
             drafters[name] = _create(name, context, plugins)
+        if (flag := _draft_flag(settings)) and not prepare.cache_info().currsize:
+            raise SettingsError(f"{flag}: no drafter that --spec-type names uses the draft model, as draft-simple does")
     except BaseException:
         for drafter in drafters.values():
             drafter.close()
@@ -193,8 +206,6 @@ def _load_prediction(
 ) -> DraftModel:
     """Load the model's block for multi-token prediction, with as many slots and positions as ``backend``."""
     prediction = check_prediction(model, graph)
-    if (settings.spec_draft_model or settings.spec_draft_hf) and DRAFT_MODEL_DRAFTER not in settings.drafters:
-        raise SettingsError(f"--spec-draft-model: only {DRAFT_MODEL_DRAFTER} uses it; --spec-type does not name it")
     own = prediction_settings(settings, ctx_size=backend.n_slots * backend.n_ctx, parallel=backend.n_slots)
     try:
         context = make_context(model, prediction, own, plugins, log)
@@ -202,7 +213,7 @@ def _load_prediction(
         context = replace(context, keeps_hidden=True, beside=beside)
         return DraftModel(model, make_backend(backend_name, context, plugins))
     except LlamafwError as error:
-        raise type(error)(f"--spec-type: the block that {PREDICTION_DRAFTER} needs: {error}") from error
+        raise type(error)(f"--spec-type: the block that {PREDICTION_DRAFTER} needs: {_own_flags(error)}") from error
 
 
 def _load_draft_model(
@@ -215,7 +226,7 @@ def _load_draft_model(
         name, context = prepare()
         return DraftModel(context.model, make_backend(name, context, plugins))
     except LlamafwError as error:
-        raise type(error)(f"{_draft_flag(settings)}: {error}") from error
+        raise type(error)(f"{_draft_flag(settings)}: {_own_flags(error)}") from error
 
 
 def _prepare_draft_model(
@@ -262,6 +273,11 @@ def _draft_flag(settings: Settings) -> str:
     if settings.spec_draft_hf:
         return "--spec-draft-hf"
     return "--spec-draft-model" if settings.spec_draft_model else ""
+
+
+def _own_flags(error: LlamafwError) -> str:
+    """Return an error's message with the flags of the draft's cache: backends name those of the model's."""
+    return re.sub(r"(?<!\S)-ct[kv](?!\S)", r"\g<0>d", str(error))
 
 
 def _check_vocabulary(tokenizer: Tokenizer, other: Tokenizer) -> None:

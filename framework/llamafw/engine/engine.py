@@ -27,6 +27,7 @@ from llamafw.engine.engine_options import EngineOptions
 from llamafw.engine.engine_thread import EngineThread, Item
 from llamafw.engine.grammars import Grammars
 from llamafw.engine.outbox import Outboxes, receive_or_raise
+from llamafw.engine.pausing import n_bytes_kept
 from llamafw.engine.prompt import PreparedPrompt, as_tokens, prepare_prompt
 from llamafw.engine.prompt_budget import PromptBudget
 from llamafw.engine.prompt_cache import PromptCache
@@ -101,7 +102,9 @@ class BatchingEngine:
         self._slots = Slots(self.n_slots, self.n_ctx, options.similarity)
         inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._disk = options.disk_cache
-        self._cache = PromptCache(options.prompt_cache, self._disk, options.free_memory)
+        self._cache = PromptCache(
+            options.prompt_cache, self._disk, options.free_memory, lambda: n_bytes_kept(self._scheduler.waiting)
+        )
         disk_reads = DiskReads(self._disk, self._cache, self._slots.all, inbox.put)
         self._scheduler = Scheduler(
             self._slots,

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 from llamafw.engine.disk_cache import DiskCache
@@ -23,6 +24,7 @@ from llamafw.interfaces import Backend
 
 log = logging.getLogger(__name__)
 
+_RELIEVE_SECONDS = 2.0  # how often an idle engine asks whether the prompt cache must give way
 _STORE_SECONDS = 10.0  # how long states are written to the disk when the engine stops
 
 Item = Task | SlotJob | Callable[[], None] | None
@@ -127,7 +129,7 @@ class EngineThread:
             wait = self._sleep_after
         while True:
             try:
-                item = self._inbox.get(wait != 0, wait)
+                item = self._get(wait)
             except queue.Empty:
                 if can_sleep:
                     self._sleep()
@@ -147,6 +149,18 @@ class EngineThread:
             elif not item.done:
                 item.done = True
                 self._worker.drop(item)
+
+    def _get(self, wait: float | None) -> Item:
+        """Return the next item; raise queue.Empty if none arrives for ``wait`` seconds.
+
+        Meanwhile, the prompt cache gives way if memory is scarce.
+        """
+        while self._worker.cache.n_bytes and (wait is None or wait > _RELIEVE_SECONDS):
+            with suppress(queue.Empty):
+                return self._inbox.get(timeout=_RELIEVE_SECONDS)
+            self._worker.cache.relieve()
+            wait = None if wait is None else wait - _RELIEVE_SECONDS
+        return self._inbox.get(wait != 0, wait)
 
     def _sleep(self) -> None:
         """Store the caches on the disk, and unload the models; stay awake if something arrives meanwhile."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from llamafw.engine.pausing import pause
+from llamafw.engine.pausing import n_bytes_to_keep, pause
 from llamafw.engine.prompt_cache import PromptCache
 from llamafw.engine.scheduler import Scheduler
 from llamafw.engine.slot_caches import SlotCaches
@@ -51,10 +51,12 @@ class Interruptions:
     ) -> None:
         self._backend, self._scheduler, self._caches, self._prompt_cache = backend, scheduler, caches, prompt_cache
         self._speculation, self._counters = speculation, counters
+        self._n_planned = 0  # size of the states that tasks will keep, in bytes
 
     def make(self) -> None:
         """Interrupt the tasks that must give their slots to more urgent ones now."""
-        for task in list(self._scheduler.to_interrupt()):
+        self._n_planned = 0
+        for task in list(self._scheduler.to_interrupt(self._may_interrupt)):
             slot = task.slot
             assert slot is not None  # it is running
             following = int(task.prompt[task.n_done]) if task.n_left else task.last
@@ -67,6 +69,15 @@ class Interruptions:
             self._speculation.pause(task)
             self._counters.preemptions[task.request.sender.priority] += 1
             self._scheduler.interrupt(task, paused)
+
+    def _may_interrupt(self, task: Task) -> bool:
+        """Return whether there is space for what a task must keep, and reserve it."""
+        assert task.slot is not None  # it is running
+        n_bytes = n_bytes_to_keep(task.slot, self._backend)
+        if n_bytes and not self._prompt_cache.make_room(self._n_planned + n_bytes):
+            return False
+        self._n_planned += n_bytes
+        return True
 
     def end(self, task: Task, slot: Slot) -> None:
         """Let a task continue in a slot.

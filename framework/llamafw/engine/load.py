@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from llamafw.checkpoints import is_checkpoint, open_checkpoint
-from llamafw.engine.adapter_loader import open_adapters
+from llamafw.engine.adapter_loader import names_adapters, open_adapters
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.chat_probe import probe_chat
 from llamafw.engine.components import (
@@ -33,8 +32,9 @@ from llamafw.engine.engine import BatchingEngine
 from llamafw.engine.engine_options import EngineOptions
 from llamafw.engine.fingerprint import fingerprint
 from llamafw.engine.machine_memory import read_memory
-from llamafw.engine.memory_check import check_kv_cache_fits
-from llamafw.engine.memory_estimate import check_memory, fit
+from llamafw.engine.memory_companions import find_companions
+from llamafw.engine.memory_estimate import NO_COMPANIONS, Companions, PartBytes
+from llamafw.engine.memory_fit import check_memory, fit_into_memory, has_own_memory
 from llamafw.engine.preload import preload
 from llamafw.engine.rank_head import read_rank_head
 from llamafw.engine.sampler_checks import check_samplers
@@ -74,6 +74,7 @@ def load_model(
     log: Callable[[str], None],
     inputs: StartupInputs | None = None,
     model: Model | None = None,
+    beside: Mapping[str, PartBytes] = MappingProxyType({}),
 ) -> LoadedModel:
     """Load the model in ``path`` and start its engine.
 
@@ -93,6 +94,8 @@ def load_model(
         The result of `read_startup_inputs`, if it was called before.
     model : Model, optional
         The open file, if `llamafw.engine.start_checks.open_and_check` opened it before.
+    beside : mapping of str to PartBytes
+        What other models will still take of the memory, by what they are.
 
     Raises
     ------
@@ -128,11 +131,14 @@ def load_model(
             check_prediction(model, graph)  # first, because loading takes long
         model = requantize(model, graph, settings, plugins.registry("quant"), log)
         backend = choose_backend(model, settings, plugins)
-        settings = fit_into_memory(model, graph, settings, backend, plugins, log)
-        engine = make_engine(model, graph, tokenizer, settings, backend, plugins, log)
+        companions = NO_COMPANIONS
+        if not has_own_memory(backend, plugins):
+            companions = find_companions(model, graph, settings, plugins, partial(open_header, plugins=plugins))
+        settings = fit_into_memory(model, graph, settings, backend, plugins, log, companions.beside(beside))
+        engine = make_engine(model, graph, tokenizer, settings, backend, plugins, log, companions)
         if inputs.grammar is not None:
             _check_grammar(engine, inputs.grammar)
-    elif settings.lora or settings.lora_scaled or settings.control_vector or settings.control_vector_scaled:
+    elif names_adapters(settings):
         raise SettingsError("--lora, --control-vector: a plugin's engine runs this model, which cannot have adapters")
     elif settings.requantize is not None:
         raise SettingsError(f"{REQUANTIZE}: matrices cannot be rounded, because a plugin's engine runs this model")
@@ -181,6 +187,11 @@ def open_model(path: Path, settings: Settings, plugins: Plugins) -> Model:
     return apply_rope_settings(model, settings)
 
 
+def open_header(settings: Settings, plugins: Plugins) -> Model:
+    """Find the model that settings name, and open it without reading its tensors."""
+    return open_model(find_model(settings), replace(settings, mmap=True), plugins)
+
+
 def open_folder(path: Path, settings: Settings, plugins: Plugins) -> Model:
     """Open a folder that no plugin opens: a Hugging Face checkpoint."""
     if not is_checkpoint(path):
@@ -196,39 +207,6 @@ def open_folder(path: Path, settings: Settings, plugins: Plugins) -> Model:
     return replace(model, metadata=MappingProxyType(apply_overrides(dict(model.metadata), settings.override_kv)))
 
 
-def fit_into_memory(
-    model: Model, graph: Graph, settings: Settings, backend: str, plugins: Plugins, log: Callable[[str], None]
-) -> Settings:
-    """Return settings that fit into memory: those given, or a smaller context if ``--fit`` allows it.
-
-    ``backend`` is the name of the backend.
-
-    Raises
-    ------
-    SettingsError
-        They do not fit, or the backend has a memory of its own, and ``--fit`` is given.
-    """
-    if _has_own_memory(backend, plugins):
-        if settings.fit:
-            raise SettingsError(f"--fit: the backend {backend!r} has a memory of its own; set -c and -np instead")
-        check_kv_cache_fits(graph, settings)
-        return settings
-    if settings.fit:
-        settings, change = fit(model, graph, settings)
-        if change is not None:
-            log(change)
-    check_kv_cache_fits(graph, settings)
-    warning = check_memory(model, graph, settings)
-    if warning is not None:
-        logging.getLogger(__name__).warning(warning)
-    return settings
-
-
-def _has_own_memory(backend: str, plugins: Plugins) -> bool:
-    """Return whether a backend has the model in a memory that is not the machine's."""
-    return bool(getattr(plugins.registry("backend")[backend], "has_own_memory", False))
-
-
 def make_engine(
     model: Model,
     graph: Graph,
@@ -237,6 +215,7 @@ def make_engine(
     backend_name: str,
     plugins: Plugins,
     log: Callable[[str], None],
+    companions: Companions,
 ) -> BatchingEngine:
     """Return the built-in engine with its backend loaded and warmed up."""
     if graph.logits is not None and tokenizer.n_vocab > graph.n_vocab:
@@ -248,7 +227,7 @@ def make_engine(
     first = replace(first, keeps_hidden=needs_hidden(settings, plugins))
     backend_context, adapters = open_adapters(first, settings, plugins, log)
     with compile_ahead(samplers, log) as wait_for_samplers:
-        backend = load_backend(backend_name, backend_context, settings, plugins)
+        backend = load_backend(backend_name, backend_context, settings, plugins, companions)
         with log_if_slow(log, "waiting for the compiled samplers"):
             wait_for_samplers()
     context = SamplerContext((), tokenizer.n_vocab, backend.n_ctx, tokenizer)
@@ -289,10 +268,16 @@ def make_engine(
     )
 
 
-def load_backend(name: str, context: BackendContext, settings: Settings, plugins: Plugins) -> Backend:
+def load_backend(
+    name: str,
+    context: BackendContext,
+    settings: Settings,
+    plugins: Plugins,
+    companions: Companions = NO_COMPANIONS,
+) -> Backend:
     """Return a backend with the model loaded and warmed up; it can be unloaded if the settings want that.
 
-    Then it is loaded again only if it still fits into the memory that is free.
+    Then it is loaded again only if it still fits into the memory that is free, with its companions.
     """
 
     def load() -> Backend:
@@ -307,8 +292,8 @@ def load_backend(name: str, context: BackendContext, settings: Settings, plugins
         raise SettingsError("--sleep-idle-seconds: a model that is loaded with --no-mmap cannot leave the memory")
 
     def load_if_it_fits() -> Backend:
-        if not _has_own_memory(name, plugins):
-            check_memory(context.model, context.graph, settings)
+        if not has_own_memory(name, plugins):
+            check_memory(context.model, context.graph, settings, companions=companions)
         return load()
 
     return cast("Backend", UnloadableBackend(load_if_it_fits, partial(release_file_pages, context.model)))

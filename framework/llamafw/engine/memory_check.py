@@ -6,6 +6,7 @@ Independent of backends: it counts what the graph says that a slot must keep.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llamafw.engine.backend_options import backend_options
@@ -123,7 +124,7 @@ def check_kv_cache_fits(graph: Graph, settings: Settings, memory: int | None = N
     slots = f"{options.n_slots} slots of {options.n_ctx} tokens" if options.n_slots > 1 else f"{options.n_ctx} tokens"
     raise SettingsError(
         f"-c {settings.ctx_size} needs {gib(needed)} for the KV cache ({slots}), but this machine has {gib(memory)} "
-        f"of memory; {suggest(graph, options, memory)}"
+        f"of memory; {suggest([(graph, options)], memory)}"
     )
 
 
@@ -135,11 +136,16 @@ def _row_bytes(cache: Cache, options: BackendOptions) -> int:
     return n_bytes + math.prod(cache.v.shape) * _BLOCK_BYTES[options.cache_type_v] // _BLOCK
 
 
-def suggest(graph: Graph, options: BackendOptions, n_bytes: int) -> str:
-    """Return which flags let the caches of all slots fit into ``n_bytes``, as the end of a sentence."""
-    slot, n_slots = slot_bytes(graph, options), options.n_slots
-    n_free = n_bytes - slot.total(replace(options, n_ctx=0))
-    n_positions = max(n_free, 0) // slot.per_position if slot.per_position else 0
+def suggest(caches: Sequence[tuple[Graph, BackendOptions]], n_bytes: int) -> str:
+    """Return which flags let the caches of all slots fit into ``n_bytes``, as the end of a sentence.
+
+    ``caches`` are graphs that have the same numbers of slots and positions, with their options.
+    """
+    slots, n_slots = [slot_bytes(graph, options) for graph, options in caches], caches[0][1].n_slots
+    per_position = sum(slot.per_position for slot in slots)
+    fixed = sum(slot.total(replace(options, n_ctx=0)) for slot, (_, options) in zip(slots, caches, strict=True))
+    n_free = n_bytes - fixed
+    n_positions = max(n_free, 0) // per_position if per_position else 0
     n_ctx = n_positions // _CTX_STEP * _CTX_STEP or n_positions
     if n_ctx == 0:
         return "no context of this model fits"

@@ -1,147 +1,149 @@
-"""Estimates the memory that a model needs before it is loaded, and chooses a context that fits.
+"""Estimates the memory that a server needs before anything is loaded.
 
-Independent of backends: it counts what the graph says that must be kept and computed.
+Independent of backends: it counts what graphs say that must be kept and computed. What stands beside the model is found
+by `memory_companions`; whether it fits is decided in `memory_fit`.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from llamafw.engine.backend_options import backend_options
-from llamafw.engine.machine_memory import Memory, read_memory
-from llamafw.engine.memory_check import gib, limit_snapshots, slot_bytes, suggest
-from llamafw.engine.side_settings import prediction_settings
-from llamafw.errors import SettingsError
+from llamafw.engine.machine_memory import Memory
+from llamafw.engine.memory_check import limit_snapshots, slot_bytes
 from llamafw.graph import Cache, Graph
 from llamafw.settings import Settings
-from llamafw.speculation_settings import PREDICTION_DRAFTER
 from llamafw.types import BackendOptions, Model
 
 _PROGRAM_BYTES = 192 * 2**20  # compiled kernels, tokenizer, responses: what the process takes after the model is open
 _FLOAT_BYTES = 4
-_CTX_STEP = 256  # contexts that are chosen are multiples of it
+
+MODEL = "model"
+"""The name of the first part of an estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBytes:
+    """What a model, or something else that is loaded, needs, in bytes."""
+
+    weights: int = 0  # all tensors
+    cache: int = 0  # of all slots, with their snapshots, when they are full
+    activations: int = 0  # what one forward pass computes
+    is_cache_set: bool = True  # the user sets the size of the cache; otherwise not all of it must fit
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.weights + self.cache + self.activations
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """What a server needs, in bytes."""
 
-    weights: int  # all tensors
-    cache: int  # of all slots, with their snapshots, when they are full
-    activations: int  # what one forward pass computes
+    parts: Mapping[str, PartBytes]  # by name; the first one is that of the model
     program: int  # everything else
+
+    @property
+    def weights(self) -> int:
+        """The weights of all parts."""
+        return sum(part.weights for part in self.parts.values())
+
+    @property
+    def cache(self) -> int:
+        """The caches of all parts."""
+        return sum(part.cache for part in self.parts.values())
+
+    @property
+    def activations(self) -> int:
+        """The activations of all parts."""
+        return sum(part.activations for part in self.parts.values())
 
     @property
     def total(self) -> int:
         """The sum."""
         return self.weights + self.cache + self.activations + self.program
 
+    @property
+    def unset_cache(self) -> int:
+        """The caches whose size the user does not set: the server starts even if they would not fit when full."""
+        return sum(part.cache for part in self.parts.values() if not part.is_cache_set)
+
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A graph that drafts; it has as many slots and positions as the model."""
+
+    graph: Graph
+    options: BackendOptions  # with other numbers of slots and positions
+    weights: int  # besides those of the model, in bytes
+    n_hidden: int = 0  # numbers per token of the hidden states that it gets and returns
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What is loaded beside the model, by name."""
+
+    followers: Mapping[str, Follower] = field(default_factory=dict)
+    others: Mapping[str, PartBytes] = field(default_factory=dict)
+
+    def beside(self, others: Mapping[str, PartBytes]) -> Companions:
+        """Return these and others."""
+        return replace(self, others={**self.others, **others})
+
+
+NO_COMPANIONS = Companions()
+
 
 def estimate(
-    model: Model, graph: Graph, options: BackendOptions, draft: BackendOptions | None = None
+    model: Model,
+    graph: Graph,
+    options: BackendOptions,
+    companions: Companions = NO_COMPANIONS,
+    *,
+    is_cache_set: bool = True,
 ) -> MemoryEstimate:
-    """Return what a server with these options needs.
-
-    ``draft`` are the options of the block for multi-token prediction, if it is used; see `draft_options`.
-    """
-    slots = 0 if not graph.causal else _cache_bytes(graph, options, draft)
-    logits = options.n_slots * graph.n_vocab * _FLOAT_BYTES
-    activations = options.n_ubatch * _FLOAT_BYTES * _floats_per_token(graph) + logits
-    if draft is not None and graph.prediction is not None:  # with the hidden states that it gets and returns
-        hidden = 2 * draft.n_batch * graph.n_embd
-        activations += _FLOAT_BYTES * (draft.n_ubatch * _floats_per_token(graph.prediction) + hidden) + logits
-    return MemoryEstimate(model.n_bytes, slots, activations, _PROGRAM_BYTES)
-
-
-def check_memory(model: Model, graph: Graph, settings: Settings, memory: Memory | None = None) -> str | None:
-    """Check that the server fits into the memory that is free.
-
-    Of the caches, only a context that the user sets counts. The default may be larger: the cache takes memory only as
-    it is filled.
+    """Return what a server needs.
 
     Parameters
     ----------
     model : Model
-        The model, after its tensors were rounded.
+        The model.
     graph : Graph
         Its graph.
-    settings : Settings
-        The server's settings.
-    memory : Memory, optional
-        By default that of this machine.
-
-    Returns
-    -------
-    str or None
-        A warning, if the default context does not fit.
-
-    Raises
-    ------
-    SettingsError
-        The server does not fit. The message says how much it needs, how much is free, and what would fit.
+    options : BackendOptions
+        The options that its backend gets.
+    companions : Companions
+        What is loaded beside it.
+    is_cache_set : bool
+        Whether the user sets the size of its cache.
     """
-    memory = memory or read_memory()
-    options = cpu_options(settings, graph, memory)
-    needed = estimate(model, graph, options, draft_options(settings, graph, options))
-    if needed.total <= memory.available:
-        return None
-    fixed = needed.total - needed.cache
-    if settings.ctx_size == 0 and fixed <= memory.available:
-        return (
-            f"if all {options.n_slots} slots of {options.n_ctx} tokens are filled, they need {gib(needed.cache)}, but "
-            f"{gib(memory.available - fixed)} of memory are free beside the model; -c, -np or --fit on limit them"
-        )
-    advice = "a smaller type of weights (--requantize q4_0) or a smaller model is needed"
-    if fixed <= memory.available:
-        advice = suggest(graph, options, memory.available - fixed)
-    raise SettingsError(
-        f"the server needs about {gib(needed.total)} of memory ({gib(needed.weights)} for weights, "
-        f"{gib(needed.cache if settings.ctx_size else 0)} for the KV cache, "
-        f"{gib(needed.activations + needed.program)} for the rest), "
-        f"but {gib(memory.available)} are free; {advice}"
-    )
+    parts = {MODEL: PartBytes(model.n_bytes, _cache_bytes(graph, options), _activations(graph, options), is_cache_set)}
+    for name, follower in companions.followers.items():
+        own = replace(follower.options, n_slots=options.n_slots, n_ctx=options.n_ctx)
+        hidden = _FLOAT_BYTES * own.n_batch * follower.n_hidden
+        n_bytes = _activations(follower.graph, own) + hidden
+        parts[name] = PartBytes(follower.weights, _cache_bytes(follower.graph, own), n_bytes, is_cache_set)
+    return MemoryEstimate({**parts, **companions.others}, _PROGRAM_BYTES)
 
 
-def fit(model: Model, graph: Graph, settings: Settings, memory: Memory | None = None) -> tuple[Settings, str | None]:
-    """Return settings whose context fits into the memory that is free, and a sentence about what was changed.
-
-    The context of each slot is lowered, to ``--fit-ctx`` at least, then the number of slots. A context that the user
-    sets, and a number of slots that the user sets, are not changed.
+def adapter_bytes(model: Model, adapted: Model, graph: Graph, options: BackendOptions) -> PartBytes:
+    """Return what adapters need: their tensors, and what a forward pass with them computes.
 
     Parameters
     ----------
-    model, graph, settings, memory
-        Those of `check_memory`.
+    model, adapted : Model
+        The model without and with the tensors of the adapters.
+    graph : Graph
+        The graph with adapters.
+    options : BackendOptions
+        The options that the backend gets.
     """
-    memory = memory or read_memory()
-    if settings.ctx_size or not graph.causal:
-        return settings, None
-    options = cpu_options(settings, graph, memory)
-    draft = draft_options(settings, graph, options)
-    needed = estimate(model, graph, options, draft)
-    target = settings.fit_target << 20
-    n_free = memory.available - target - (needed.total - needed.cache)
-    if needed.cache <= n_free:
-        return settings, None
-
-    n_min = min(settings.fit_ctx, options.n_ctx)
-    n_slots = options.n_slots
-    if settings.parallel is None:
-        while n_slots > 1 and _cache_bytes(graph, replace(options, n_slots=n_slots, n_ctx=n_min), draft) > n_free:
-            n_slots -= 1
-    steps = range(n_min, options.n_ctx + 1, _CTX_STEP)
-    n_fitting = bisect_right(
-        steps, n_free, key=lambda n: _cache_bytes(graph, replace(options, n_slots=n_slots, n_ctx=n), draft)
-    )
-    n_ctx = steps[max(n_fitting - 1, 0)]
-    changed = replace(settings, ctx_size=n_ctx * n_slots, parallel=n_slots)
-    slots = "1 slot" if n_slots == 1 else f"{n_slots} slots"
-    return changed, (
-        f"--fit: {slots} of {n_ctx} tokens instead of {options.n_slots} of {options.n_ctx}, because "
-        f"{gib(max(n_free, 0))} of memory are free for them"
-    )
+    weights = sum(tensor.n_bytes for name, tensor in adapted.tensors.items() if name not in model.tensors)
+    scales = _FLOAT_BYTES * options.n_batch * graph.n_scales
+    return PartBytes(weights, 0, _FLOAT_BYTES * options.n_ubatch * _floats_per_token(graph) + scales)
 
 
 def cpu_options(settings: Settings, graph: Graph, memory: Memory) -> BackendOptions:
@@ -150,25 +152,36 @@ def cpu_options(settings: Settings, graph: Graph, memory: Memory) -> BackendOpti
     return limit_snapshots(options, graph, memory.total)
 
 
-def draft_options(settings: Settings, graph: Graph, options: BackendOptions) -> BackendOptions | None:
-    """Return the options of the block for multi-token prediction; None if it is not used.
+def slot_caches(
+    graph: Graph, options: BackendOptions, followers: Mapping[str, Follower]
+) -> list[tuple[Graph, BackendOptions]]:
+    """Return the graphs whose caches have a slot for each of the model's, and the options of each."""
+    others = (
+        (one.graph, replace(one.options, n_slots=options.n_slots, n_ctx=options.n_ctx)) for one in followers.values()
+    )
+    return [(graph, options), *others]
 
-    ``options`` are those of the model.
+
+def total_cache_bytes(caches: Sequence[tuple[Graph, BackendOptions]], n_slots: int, n_ctx: int) -> int:
+    """Return the size of caches with other numbers of slots and positions."""
+    return sum(_cache_bytes(graph, replace(options, n_slots=n_slots, n_ctx=n_ctx)) for graph, options in caches)
+
+
+def _cache_bytes(graph: Graph, options: BackendOptions) -> int:
+    """Return the size of the caches of all slots; encoders keep nothing."""
+    return slot_bytes(graph, options).total(options) if graph.causal else 0
+
+
+def _activations(graph: Graph, options: BackendOptions) -> int:
+    """Return what a forward pass computes; an encoder computes whole batches, with the keys and values of their tokens.
+
+    Logits are only computed of tokens that need them.
     """
-    if PREDICTION_DRAFTER not in settings.drafters or graph.prediction is None:
-        return None
-    own = prediction_settings(settings)
-    types = backend_options(own, graph.n_ctx_train)
-    return replace(options, cache_type_k=types.cache_type_k, cache_type_v=types.cache_type_v)
-
-
-def _cache_bytes(graph: Graph, options: BackendOptions, draft: BackendOptions | None) -> int:
-    """Return the size of the caches of all slots; those of ``draft`` have as many positions as those of the model."""
-    n_bytes = slot_bytes(graph, options).total(options)
-    if draft is not None and graph.prediction is not None:
-        draft = replace(draft, n_slots=options.n_slots, n_ctx=options.n_ctx)
-        n_bytes += slot_bytes(graph.prediction, draft).total(draft)
-    return n_bytes
+    n_tokens, n_floats = options.n_ubatch, _floats_per_token(graph)
+    if not graph.causal:
+        n_tokens = options.n_batch
+        n_floats += sum(math.prod(one.k.shape) + math.prod(one.v.shape) for one in graph if isinstance(one, Cache))
+    return _FLOAT_BYTES * (n_tokens * n_floats + options.n_slots * graph.n_vocab)
 
 
 def _floats_per_token(graph: Graph) -> int:

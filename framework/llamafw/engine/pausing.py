@@ -3,13 +3,16 @@
 The task itself keeps its text, its samplers, its grammar and its stream. Its cache goes to the prompt cache, like that
 of any slot that is about to be overwritten. If a part of it is no longer there when the task continues, that part is
 evaluated again. This gives the same values, unless parts of the context were moved or the backend is not exact; in
-these cases the task keeps the state of its cache itself.
+these cases the task keeps the state of its cache itself, which counts towards the limit of the prompt cache. A task is
+not interrupted if there is no space for it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from llamafw.engine.slots import MIN_TOKENS_TO_COPY, Slot
 from llamafw.errors import FAULTS
 from llamafw.interfaces import Backend
 from llamafw.types import Bytes, Ints
+
+if TYPE_CHECKING:
+    from llamafw.engine.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +57,7 @@ def pause(slot: Slot, following: int, backend: Backend, prompt_cache: PromptCach
     """
     cached = slot.tokens[: slot.n].copy()
     state = None
-    if slot.n_exact < slot.n or not backend.exact:
+    if not _is_reproducible(slot, backend):
         state = backend.save(slot.id, slot.n)
     else:
         try:
@@ -61,6 +67,22 @@ def pause(slot: Slot, following: int, backend: Backend, prompt_cache: PromptCach
             log.exception("the cache of slot %d cannot be saved", slot.id)
     tokens = np.concatenate([cached, slot.lost, np.array([following], np.int32)])
     return Pause(tokens, slot.n_stable, slot.n_exact, slot.n, state)
+
+
+def n_bytes_to_keep(slot: Slot, backend: Backend) -> int:
+    """Return the size of the state that the task in a slot must keep if it is interrupted; 0 if it need not."""
+    return 0 if _is_reproducible(slot, backend) else backend.state_size(slot.n)
+
+
+def n_bytes_kept(tasks: Iterable[Task]) -> int:
+    """Return the size of the states that tasks keep."""
+    states = (task.paused.state for task in tasks if task.paused is not None)
+    return sum(state.nbytes for state in states if state is not None)
+
+
+def _is_reproducible(slot: Slot, backend: Backend) -> bool:
+    """Return whether evaluating a slot's tokens again gives the cache that it has."""
+    return slot.n_exact >= slot.n and backend.exact
 
 
 def _is_worth_saving(slot: Slot, cached: Ints, backend: Backend, prompt_cache: PromptCache) -> bool:

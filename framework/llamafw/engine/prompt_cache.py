@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from llamafw.engine.slots import common_prefix, last_cut
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _MIN_FREE_BYTES = 2**28  # the cache shrinks if less memory than this is free
+_CHECK_SECONDS = 1.0  # how often `relieve` looks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,13 +53,20 @@ class PromptCache:
         Receives the states that are removed.
     free_memory : callable, optional
         Returns how many bytes of memory are free. If there are few, states are removed before the limit is reached.
+    held : callable
+        Returns the size of the states that interrupted requests keep, in bytes. They count towards the limit, and stay
+        until the requests continue.
     """
 
     def __init__(
-        self, limit: int | None, disk: DiskCache | None = None, free_memory: Callable[[], int] | None = None
+        self,
+        limit: int | None,
+        disk: DiskCache | None = None,
+        free_memory: Callable[[], int] | None = None,
+        held: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.limit, self._disk, self._free_memory = limit, disk, free_memory
-        self.n_bytes = 0
+        self.limit, self._disk, self._free_memory, self._held = limit, disk, free_memory, held
+        self.n_bytes, self._checked = 0, -inf
         self._entries: OrderedDict[int, Entry] = OrderedDict()  # by id
 
     def accepts(self, n_bytes: int) -> bool:
@@ -96,24 +106,45 @@ class PromptCache:
                 self._remove(entry)
         self._entries[id(added)] = added
         self.n_bytes += state.nbytes
+        self._shrink(self._limit_now())
+
+    def make_room(self, n_bytes: int) -> bool:
+        """Remove entries, least recently used first, so that a request can keep a state besides them.
+
+        Returns False if the limit or the memory does not have space for it.
+        """
         limit = self._limit_now()
-        while self._entries and limit is not None and self.n_bytes > limit:
-            oldest = next(iter(self._entries.values()))
-            self._remove(oldest)
-            if self._disk is not None:
-                self._disk.add(oldest)
+        if limit is not None and n_bytes > limit:
+            return False
+        self._shrink(None if limit is None else limit - n_bytes)
+        return True
+
+    def relieve(self) -> None:
+        """Remove entries if the memory of the machine is nearly full; called often, it looks once per second."""
+        now = monotonic()
+        if self._entries and now - self._checked >= _CHECK_SECONDS:
+            self._checked = now
+            self._shrink(self._limit_now())
 
     def clear(self) -> None:
         """Remove all entries."""
         self._entries.clear()
         self.n_bytes = 0
 
+    def _shrink(self, limit: int | None) -> None:
+        """Move the least recently used entries to the disk until all fit into ``limit`` bytes."""
+        while self._entries and limit is not None and self.n_bytes > limit:
+            oldest = next(iter(self._entries.values()))
+            self._remove(oldest)
+            if self._disk is not None:
+                self._disk.add(oldest)
+
     def _limit_now(self) -> int | None:
-        """Return the limit, or less if the memory of the machine is nearly full."""
-        if self._free_memory is None or (lacking := _MIN_FREE_BYTES - self._free_memory()) <= 0:
-            return self.limit
-        limit = max(self.n_bytes - lacking, 0)
-        return limit if self.limit is None else min(limit, self.limit)
+        """Return how many bytes the entries may have: the limit, or less if the machine's memory is nearly full."""
+        limits = [] if self.limit is None else [self.limit - self._held()]
+        if self._free_memory is not None:
+            limits.append(self.n_bytes + self._free_memory() - _MIN_FREE_BYTES)
+        return max(min(limits), 0) if limits else None
 
     def discard(self, entry: Entry, reason: object) -> None:
         """Remove an entry that the backend cannot restore."""

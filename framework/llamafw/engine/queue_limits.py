@@ -61,9 +61,11 @@ class QueueLimits:
 
     def describe(self, first: int) -> str:
         """Return the message for a client whose request was refused because of the limit of a priority."""
+        n = self.n_waiting(first)
+        noun, verb = ("request", "is") if n == 1 else ("requests", "are")
         if first == _ALL:
-            return f"the queue is full: {self.n_waiting(first)} requests are waiting (see --max-queue)"
-        which = f"{self.n_waiting(first)} requests of the priority {first} or a greater number are waiting"
+            return f"the queue is full: {n} {noun} {verb} waiting (see --max-queue)"
+        which = f"{n} {noun} of the priority {first} or a greater number {verb} waiting"
         return f"the queue is full: {which} (see --max-queue-priority)"
 
     def stats(

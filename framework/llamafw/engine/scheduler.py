@@ -7,9 +7,8 @@ greater priority number, unless that one had waited so long that it counted as u
 Each step evaluates one token of every sequence that generates, with the tokens of its draft (see `speculation`), then
 prompt tokens up to the step's limit: ``n_batch`` if only one sequence runs, otherwise ``n_ubatch`` or fewer, so that a
 long prompt does not delay other requests' tokens much; see `prompt_budget`. Beside prompts, drafts get at most half of
-the space.
-The oldest prompt gets half of the space for prompts, and the prompts with the fewest tokens left get the rest. A short
-question therefore does not wait for a long document, and the document does not wait for many short questions.
+the space. The oldest prompt gets half of the space for prompts, and those with the fewest tokens left get the rest. So
+a short question does not wait for a long document, and the document does not wait for many short questions.
 
 If the prompt of a waiting request begins like one that is being evaluated, it waits until that part is in the cache,
 and copies it. So several chats with one long system prompt evaluate it once. A free slot is reserved for it meanwhile.
@@ -141,20 +140,19 @@ class Scheduler:
                     yield task, slot
                     break
 
-    def to_interrupt(self) -> Iterator[Task]:
-        """Yield the running tasks that must give their slots to more urgent ones now.
+    def to_interrupt(self, may_interrupt: Callable[[Task], bool]) -> Iterator[Task]:
+        """Yield the running tasks that must give their slots to more urgent ones now, and that ``may_interrupt``.
 
         A task that was interrupted before is left alone until it has done more than to evaluate lost tokens again.
         """
         running = [
-            task
-            for task in self.running
-            if task.output == "logits" and task not in self._spared and self._resumed.get(task) != _progress(task)
+            one
+            for one in self.running
+            if one.output == "logits" and one not in self._spared and self._resumed.get(one) != _progress(one)
         ]
-        first = self.waiting.first_priority
+        first, n_free = self.waiting.first_priority, self._slots.n_free()
         if not self._continuous or first is None or not any(task.level > first for task in running):
             return
-        n_free = self._slots.n_free()
         for task in self.waiting.in_order():
             priority, id_slot = task.request.sender.priority, task.request.id_slot
             if id_slot < 0 and n_free > 0:
@@ -162,13 +160,15 @@ class Scheduler:
                 continue
             lesser = [
                 other
-                for other in running
+                for other in reversed(running)  # of equals, the one that started last is interrupted
                 if other.level > priority and (id_slot < 0 or other.slot is self._slots.all[id_slot])
             ]
             if lesser and not self._must_wait(task):
-                chosen = max(reversed(lesser), key=lambda other: other.level)  # of equals, the one that started last
-                running.remove(chosen)
-                yield chosen
+                for chosen in sorted(lesser, key=lambda other: -other.level):
+                    running.remove(chosen)
+                    if may_interrupt(chosen):
+                        yield chosen
+                        break
 
     def spare(self, task: Task) -> None:
         """Never interrupt a running task."""

@@ -122,6 +122,7 @@ class Worker:
 
     def step(self) -> None:
         """Run pending jobs, admit and expire tasks, then run one forward pass if there are tokens to evaluate."""
+        self.cache.relieve()
         self._run_jobs()
         self._admit()
         self._expire()

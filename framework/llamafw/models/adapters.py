@@ -28,6 +28,9 @@ from llamafw.models.gguf_writer import OutputTensor, write_gguf
 from llamafw.types import Floats, Model, Tensor
 
 A, B, DIRECTION = ".lora_a", ".lora_b", "direction."
+MAX_NUMBER = 1e18
+"""The largest absolute value of a number in an adapter; products of a thousand times larger ones could overflow."""
+
 FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 """Tensor types whose numbers can be moved one by one, with numpy types of their size."""
 
@@ -75,7 +78,7 @@ def read_lora(
         raise ModelError(f"{path}: adapter.lora.alpha is {alpha!r}; it must be a number")
 
     adapter = Adapter(str(path), _matrices(file, float(alpha)))
-    _check_finite(file, quants)
+    _check_numbers(file, quants)
     texts = (str(file.metadata.get(f"adapter.lora.{key}", "")) for key in ("task_name", "prompt_prefix"))
     return LoadedAdapter(path, adapter, file.tensors, _digest(adapter, file.tensors), *texts)
 
@@ -117,7 +120,7 @@ def read_control_vector(
             directions[int(number)] = name
     if not directions:
         raise ModelError(f"{path}: there is no direction for the layers {first} to {last}")
-    _check_finite(file, quants)
+    _check_numbers(file, quants)
     adapter = Adapter(str(path), directions=directions)
     return LoadedAdapter(path, adapter, file.tensors, _digest(adapter, file.tensors))
 
@@ -206,13 +209,18 @@ def _check_kind(file: Model, model: Model) -> None:
         raise ModelError(f"{file.path}: adapters that begin at invocation tokens (aLoRA) are not supported")
 
 
-def _check_finite(file: Model, quants: Mapping[str, Quant]) -> None:
-    """Raise ModelError for NaN and infinity: multiplied by 0, they would change requests without the adapter."""
+def _check_numbers(file: Model, quants: Mapping[str, Quant]) -> None:
+    """Raise ModelError for NaN, infinity, and numbers whose products could become that.
+
+    Requests without the adapter multiply its products by 0 if they share a batch, and NaN would be left of infinity.
+    """
     for name, tensor in file.tensors.items():
         with np.errstate(all="ignore"):  # a scale may be infinite
-            is_finite = np.isfinite(quants[tensor.type_name].dequantize(tensor.data, tensor.shape)).all()
-        if not is_finite:
+            numbers = quants[tensor.type_name].dequantize(tensor.data, tensor.shape)
+        if not np.isfinite(numbers).all():
             raise ModelError(f"{file.path}: the tensor {name!r} has numbers that are not finite")
+        if np.abs(numbers).max(initial=0) > MAX_NUMBER:
+            raise ModelError(f"{file.path}: the tensor {name!r} has numbers beyond {MAX_NUMBER:g}")
 
 
 def _matrices(file: Model, alpha: float) -> dict[str, LowRank]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafw.errors import SettingsError, suggest
+from llamafw.errors import SettingsError, did_you_mean
 from llamafw.interfaces import Quantizer
 from llamafw.registry import Registry
 
@@ -80,7 +80,9 @@ def find_file_type(name: str, quants: Registry) -> FileType:
     for one in usable:
         if one.upper() == upper:
             return FileType(one, None, one)
-    raise SettingsError(f"--type: there is no type {name!r}; the types are {', '.join(usable)}{suggest(upper, usable)}")
+    raise SettingsError(
+        f"--type: there is no type {name!r}; the types are {', '.join(usable)}{did_you_mean(upper, usable)}"
+    )
 
 
 def find_quantizer(name: str, quants: Registry, flag: str) -> Quantizer:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llamafw.errors import ModelError
+from llamafw.errors import ModelError, SettingsError
 from llamafw.models.file_types import FILE_TYPES, FileType, find_quantizer
 from llamafw.models.gguf import MAGIC, SPLIT_KEYS, read_raw_metadata
 from llamafw.models.gguf_writer import OutputTensor, write_gguf
@@ -97,11 +97,12 @@ def make_plan(model: Model, choice: Choice, quants: Registry) -> Plan:
     Raises
     ------
     SettingsError
-        Weights cannot be rounded to a type.
+        Weights cannot be rounded to a type, or the pattern of a type is in no tensor's name.
     ModelError
         A tensor has been rounded before, and `Choice.allow_requantize` is False. Q2_K_S is asked for without an
         importance matrix.
     """
+    _check_patterns(model, choice)
     chosen = dict.fromkeys(model.tensors, "") if choice.file_type is None else _choose_types(model, choice, quants)
     steps = []
     for name, tensor in model.tensors.items():
@@ -118,6 +119,14 @@ def make_plan(model: Model, choice: Choice, quants: Registry) -> Plan:
             raise ModelError(f"{model.path}: the tensor {name!r} has no whole blocks of {type_name}")
         steps.append(Step(tensor, type_name, n_bytes, type_name != wanted))
     return Plan(model, choice, steps)
+
+
+def _check_patterns(model: Model, choice: Choice) -> None:
+    """Raise SettingsError if a pattern is found in no name of a tensor that can be rounded."""
+    names = [name for name, tensor in model.tensors.items() if may_be_rounded(name, tensor.shape)]
+    for pattern, _ in choice.tensor_types:
+        if not any(map(pattern.search, names)):
+            raise SettingsError(f"--tensor-type: {pattern.pattern!r} is in no name of a tensor that can be rounded")
 
 
 def write_plan(

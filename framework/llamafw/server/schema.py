@@ -6,7 +6,7 @@ with an invalid value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ class Schemas:
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
-        self._components = {"schemas": as_json_schema(document.get("components", {}).get("schemas", {}))}
+        self._components = as_json_schema(document.get("components", {}).get("schemas", {}))
+        self._references = {name: tuple(_references(schema)) for name, schema in self._components.items()}
         self._validators: dict[int, tuple[Schema, jsonschema_rs.Draft4Validator]] = {}
 
     def convert(self, schema: Schema) -> dict[str, Any]:
@@ -38,11 +39,12 @@ class Schemas:
     def validator(self, schema: Schema) -> jsonschema_rs.Draft4Validator:
         """Return the validator of a converted schema.
 
-        Pass the same object again to get the same validator.
+        Pass the same object again to get the same validator. It has only the schemas that are referred to: with all, a
+        server's validators would take hundreds of megabytes.
         """
         cached = self._validators.get(id(schema))
         if cached is None:
-            root = {"allOf": [schema], "components": self._components}
+            root = {"allOf": [schema], "components": {"schemas": self._needed(schema)}}
             cached = schema, jsonschema_rs.Draft4Validator(root, validate_formats=True)
             self._validators[id(schema)] = cached
         return cached[1]
@@ -51,8 +53,18 @@ class Schemas:
         """Return the schema that a converted schema's ``$ref`` refers to, or the schema itself if it has none."""
         n_followed = 0
         while "$ref" in schema and n_followed < _MAX_REFERENCES:
-            schema, n_followed = self._components["schemas"][_schema_name(schema["$ref"])], n_followed + 1
+            schema, n_followed = self._components[_schema_name(schema["$ref"])], n_followed + 1
         return schema
+
+    def _needed(self, schema: Schema) -> dict[str, Any]:
+        """Return the schemas that a converted schema refers to, and those that they refer to, by name."""
+        found, names = dict[str, Any](), list(_references(schema))
+        while names:
+            name = names.pop()
+            if name not in found and name in self._components:  # compiling reports others
+                found[name] = self._components[name]
+                names += self._references[name]
+        return found
 
     def raw(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the part of the document that a part's ``$ref`` refers to, or the part itself if it has none.
@@ -66,6 +78,17 @@ class Schemas:
                 target = target[_unescape(name)]
             part, n_followed = target, n_followed + 1
         return part
+
+
+def _references(part: Any) -> Iterator[str]:
+    """Yield the names in the references of a converted schema."""
+    if isinstance(part, dict):
+        if isinstance(ref := part.get("$ref"), str):
+            yield _schema_name(ref)
+        part = list(part.values())
+    if isinstance(part, list):
+        for one in part:
+            yield from _references(one)
 
 
 def _schema_name(ref: str) -> str:

@@ -100,7 +100,7 @@ class _Search:
             _violation_of_value(schema, value, path)
             or self.find_inside(schema, value, path)
             or self.find_in_combination(schema, value, path)
-            or Violation(path, "not", "is not allowed")
+            or Violation(path, "not", _describe_not(schema))
         )
 
     def find_inside(self, schema: Schema, value: Any, path: Path) -> Violation | None:
@@ -141,6 +141,13 @@ class _Search:
             if keyword == "oneOf" and len(branches) - len(violations) > 1:
                 return Violation(path, keyword, "can be read in more than one way")
         return None
+
+
+def _describe_not(schema: Schema) -> str:
+    """Return how the message about a value that ``not`` excludes ends."""
+    excluded = schema.get("not")
+    values = excluded.get("enum") if isinstance(excluded, Mapping) else None
+    return f"must not be {' or '.join(map(repr, values))}" if values else "is not allowed"
 
 
 def _violation_of_value(schema: Schema, value: Any, path: Path) -> Violation | None:

@@ -43,17 +43,20 @@ RANK = {"pooling_type": c.POOLING_TYPES["rank"]}
 
 def bert(config: c.Config) -> c.Conversion:
     """Return the conversion of a ``BertModel``, with or without a head."""
+    _require_encoder(config)
     return c.Conversion("bert", _metadata(config), _bert_rules(0), {}, ALIASES, (*SKIPPED, *POOLER))
 
 
 def bert_ranker(config: c.Config) -> c.Conversion:
     """Return the conversion of a ``BertForSequenceClassification``, whose pooler is a part of the head."""
+    _require_encoder(config)
     rules = [*_bert_rules(0), c.rule("cls.{part}", "pooler.dense.{part}"), *_output_rules("classifier")]
     return c.Conversion("bert", _metadata(config) | RANK, rules, {}, ALIASES, SKIPPED)
 
 
 def roberta(config: c.Config) -> c.Conversion:
     """Return the conversion of a ``RobertaModel`` or ``XLMRobertaModel``, with or without a head."""
+    _require_encoder(config)
     offset = config.integer("pad_token_id", default=1, low=0) + 1
     rules = [
         *_bert_rules(offset),
@@ -148,6 +151,12 @@ def _nomic_of_own_code(config: c.Config) -> c.Conversion:
         c.rule("blk.{i}.ffn_down_exps.weight", f"{layer}.mlp.experts.mlp.w2", by_expert, c.Transpose()),
     ]
     return c.Conversion("nomic-bert-moe", metadata, rules, {}, ALIASES, (*SKIPPED, *POOLER, "*.mlp.experts.bias"))
+
+
+def _require_encoder(config: c.Config) -> None:
+    """Raise ModelError if tokens do not see the whole text, or positions have other embeddings than one for each."""
+    config.require("position_embedding_type", "absolute", default="absolute")
+    config.require("is_decoder", False, default=False)
 
 
 def _metadata(config: c.Config, offset: int = 0, function: str | None = "gelu") -> dict[str, Any]:

@@ -19,6 +19,9 @@ SHARED = {
 }
 NOT_USED = ("mtp.layers.[1-9]*",)
 """Blocks after the first one that predict further tokens."""
+RECURRENT = "attention.recurrent_layers"
+PREDICTION_VALUES = {RECURRENT: False}
+"""The block for multi-token prediction has attention. llama.cpp expects a value for it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def qwen35(config: c.Config) -> c.Conversion:
         _with_prediction(text, [*_rules(text), *_separate_inputs(text), *c.layers(c.FEED_FORWARD)]),
         aliases=c.TEXT_MODEL,
         skipped=(*NOT_USED, *c.NOT_TEXT),
+        prediction_values=PREDICTION_VALUES,
     )
 
 
@@ -68,6 +72,7 @@ def qwen35moe(config: c.Config) -> c.Conversion:
         _with_prediction(text, [*_rules(text), *_separate_inputs(text), *expert_rules()]),
         aliases=c.TEXT_MODEL,
         skipped=(*NOT_USED, *c.NOT_TEXT),
+        prediction_values=PREDICTION_VALUES,
     )
 
 
@@ -94,6 +99,7 @@ def qwen3next(config: c.Config) -> c.Conversion:
         {**_metadata(config), **expert_metadata(config)},
         _with_prediction(config, [*_rules(config), *rules, *expert_rules()]),
         skipped=NOT_USED,
+        prediction_values=PREDICTION_VALUES,
     )
 
 
@@ -125,7 +131,7 @@ def _kinds(config: c.Config) -> dict[str, Any]:
     types = config.list("layer_types", n=n_layer, default=regular)
     if types == regular:
         return {"full_attention_interval": interval}
-    return {"attention.recurrent_layers": [one == "linear_attention" for one in types]}
+    return {RECURRENT: [one == "linear_attention" for one in types]}
 
 
 def _heads(config: c.Config) -> tuple[int, int, int, int]:

@@ -34,25 +34,38 @@ class TextLimit:
 
 
 def choose_embedder(app: App, name: str | None = None) -> LoadedModel:
-    """Return the model that embeds texts: that of ``--embedding-model``, unless the request names the first one."""
+    """Return the model that embeds texts: that of ``--embedding-model``, unless the request names the first one.
+
+    Raises
+    ------
+    RequestError
+        The request names the model of ``--reranking-model``.
+    """
     loaded = app.loaded
     names = (loaded.name, *app.settings.alias)
     is_first = name is not None and (
         name in names or name.removesuffix(":latest") in names
     )  # Ollama's clients add tags
-    return loaded if loaded.embedder is None or is_first else loaded.embedder
+    chosen = loaded if loaded.embedder is None or is_first else loaded.embedder
+    if name is not None and loaded.reranker is not None and name == loaded.reranker.name != chosen.name:
+        raise RequestError(f"the model {name!r} only reranks; use {chosen.name!r}", param="model")
+    return chosen
 
 
-def choose_reranker(app: App) -> LoadedModel:
+def choose_reranker(app: App, name: str | None = None) -> LoadedModel:
     """Return the model that reranks.
 
     Raises
     ------
     NotSupported
         The server was not started for that.
+    RequestError
+        The request names another model of this server.
     """
     settings, loaded = app.settings, app.loaded
     if loaded.reranker is not None:
+        if name != loaded.reranker.name and name in (loaded.name, *app.settings.alias, *(m.name for m in loaded.all)):
+            raise RequestError(f"the model {name!r} does not rerank; use {loaded.reranker.name!r}", param="model")
         return loaded.reranker
     if not (settings.reranking or (settings.pooling == "rank" and (settings.embedding or loaded.embedder))):
         raise NotSupported("This server does not support reranking. Start it with `--reranking`")

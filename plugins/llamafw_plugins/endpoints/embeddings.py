@@ -39,6 +39,7 @@ class EmbeddingEndpoints:
             raise RequestError('either "content" or "input" must be provided', param="content")
 
         settings, loaded = self.app.settings, choose_embedder(self.app, body.get("model"))
+        dimensions = choose_dimensions(body, loaded, settings)
         pooling = choose_pooling(loaded, settings.pooling)
         prefix = choose_prefix(body.get("input_type"), loaded, settings, "input_type")
         (field,) = fields
@@ -48,7 +49,7 @@ class EmbeddingEndpoints:
         p = norm_order(body, pooling, settings.embd_normalize)
         rows = []
         for i, embedding in enumerate(embeddings):
-            vectors = scale_vectors(embedding.vectors, p)
+            vectors = scale_vectors(embedding.vectors[:, :dimensions], p)
             rows.append({"index": i, "embedding": as_numbers(vectors if pooling == "none" else vectors[0])})
         return rows if len(rows) > 1 else rows[0]
 

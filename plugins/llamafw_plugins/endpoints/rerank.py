@@ -39,7 +39,7 @@ class RerankEndpoints:
         fields = [field for field in ("documents", "texts") if body.get(field) is not None]
         if len(fields) != 1:
             raise RequestError('either "documents" or "texts" must be provided', param="documents")
-        loaded = choose_reranker(self.app)
+        loaded = choose_reranker(self.app, body.get("model"))
 
         (field,) = fields
         is_tei = field == "texts"

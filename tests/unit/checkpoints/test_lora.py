@@ -160,6 +160,10 @@ def test_file_has_the_keys_of_llama_cpp(tmp_path: Path) -> None:
         ({"bias": "all"}, 'bias is "all", which is not supported'),
         ({"base_model_name_or_path": "nowhere"}, "name its folder with `llamafw convert --base`"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
+        ({"lora_alpha": 0}, "lora_alpha is 0; such an adapter changes nothing"),
+        ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern is not an object of numbers"),
+        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern has an invalid pattern, '\('"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is not supported: PEFT changes the weights"),
     ],
 )
 def test_other_adapters_are_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -229,3 +233,33 @@ def test_rank_stabilised_adapters_keep_their_scale(tmp_path: Path) -> None:
     _, folder = write_llama(tmp_path, use_rslora=True)
     alpha = open_adapter(folder, None, conversions()).metadata["adapter.lora.alpha"]
     assert alpha / RANK == pytest.approx(ALPHA / RANK**0.5)
+
+
+@pytest.mark.parametrize("has_roots", [False, True])
+def test_matrices_may_have_their_own_ranks_and_alphas(has_roots: bool, tmp_path: Path) -> None:
+    """PEFT scales with alpha / r, or alpha / √r with rsLoRA, of the first patterns that match the name or its end."""
+    patterns = {"layers.1.self_attn.q_proj": 5, r"mlp\.\w+_proj": -2.5, "q_proj": 7}
+    config = {"use_rslora": has_roots, "rank_pattern": {"q_proj": 9}, "alpha_pattern": patterns}
+    base, folder = write_llama(tmp_path, **config)
+    rng, tensors, changed = np.random.default_rng(2), dict[str, Floats](), dict[str, Floats]()
+    for name, weight in matrices(base).items():
+        role = name.split(".")[-2]
+        rank = 9 if role == "q_proj" else RANK
+        alpha = {"q_proj": 5 if ".1." in name else 7, "gate_proj": -2.5, "up_proj": -2.5, "down_proj": -2.5}.get(
+            role, ALPHA
+        )
+        a, b = rng.normal(size=(rank, weight.shape[1])), rng.normal(size=(weight.shape[0], rank))
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors |= {f"{stem}.lora_A.weight": a.astype(np.float32), f"{stem}.lora_B.weight": b.astype(np.float32)}
+        changed[name] = (weight + alpha / (rank**0.5 if has_roots else rank) * (b @ a)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+    adapter, original = open_adapter(folder, None, conversions()), open_base(base).tensors
+    before = {one: floats(tensor).copy() for one, tensor in original.items()}
+    save_file({**load_file(base / "model.safetensors"), **changed}, base / "model.safetensors")
+    pairs = {one.removesuffix(".lora_a") for one in adapter.tensors if one.endswith(".lora_a")}
+    assert len(pairs) == len(changed)
+    for one in pairs:
+        first, second = (floats(adapter.tensors[f"{one}.lora_{side}"]) for side in "ab")
+        found = before[one] + adapter.metadata["adapter.lora.alpha"] / second.shape[1] * (second @ first)
+        np.testing.assert_allclose(found, floats(open_base(base).tensors[one]), rtol=1e-4, atol=1e-4)

@@ -221,3 +221,13 @@ def test_old_rope_keys_are_read(folder: Path) -> None:
     assert {key: found[key] for key in expected if ".rope." in key} == {
         key: value for key, value in expected.items() if ".rope." in key
     }
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-reranker", "bert-roberta"])
+@pytest.mark.parametrize(("key", "value"), [("is_decoder", True), ("position_embedding_type", "relative_key")])
+def test_encoders_that_are_computed_in_another_way_are_refused(tmp_path: Path, name: str, key: str, value: Any) -> None:
+    (checkpoint,) = [one for one in all_checkpoints() if one.name == name]
+    folder = write_folder(checkpoint, tmp_path / "model")
+    configure(folder, **{key: value})
+    with pytest.raises(ModelError, match=f"config.json: {key} is .*, which is not supported"):
+        open_folder(folder)

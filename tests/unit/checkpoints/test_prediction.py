@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from checkpoints import tensors
-from checkpoints.folders import write_folder
+from checkpoints import Shapes, layers, qwen3next, qwen35, qwen35moe, tensors
+from checkpoints.folders import config_path, write_folder
 from llamafw.cli.main import main
+from llamafw.engine.components import build_graph
 from llamafw.models.gguf import read_gguf
 from llamafw.plugins import Plugins
 from support.predicting_models import NAMES, find
@@ -93,3 +96,36 @@ def test_own_embedding_and_output_matrix_are_kept_and_used(folder: Write) -> Non
     used = {value.weight.name for value in prediction if hasattr(value, "weight") and value.weight is not None}
     assert {"blk.3.nextn.embed_tokens.weight", "blk.3.nextn.shared_head_head.weight"} <= used
     assert not {"token_embd.weight", "output.weight"} & used
+
+
+@pytest.mark.parametrize("has_block", [True, False])
+@pytest.mark.parametrize(
+    ("name", "attention", "recurrent"),
+    [
+        ("qwen35", qwen35.ATTENTION, qwen35.RECURRENT),
+        ("qwen35moe", qwen35moe.ATTENTION, qwen35moe.RECURRENT),
+        ("qwen3next", qwen3next.ATTENTION, qwen3next.recurrent(fused=False)),
+    ],
+)
+def test_list_of_recurrent_layers_has_an_entry_for_the_block(
+    tmp_path: Path, name: str, attention: Shapes, recurrent: Shapes, has_block: bool
+) -> None:
+    """llama.cpp reads as many entries as `block_count` says, and refuses a file with fewer.
+
+    See `load_arch_hparams` in https://github.com/ggml-org/llama.cpp/blob/master/src/models/qwen35.cpp.
+    """
+    block = [qwen35.prediction(attention)] if has_block else []
+    checkpoint = replace(find(name), shapes=layers.model([attention, recurrent, recurrent, *block]))
+    config = json.loads(config_path(name).read_text("utf-8"))
+    types = ["full_attention", "linear_attention", "linear_attention"]
+    config |= {"num_hidden_layers": 3, "layer_types": types, "tie_word_embeddings": False}
+    write_folder(checkpoint, tmp_path, config)
+    metadata = convert(tmp_path)["metadata"]
+
+    entries = [False, True, True, *([False] if has_block else [])]
+    assert metadata[f"{name}.attention.recurrent_layers"].tolist() == entries
+    assert metadata[f"{name}.block_count"] == len(entries)
+    assert f"{name}.full_attention_interval" not in metadata
+    plugins = Plugins()
+    graph = build_graph(read_gguf(tmp_path / "model.gguf", plugins.registry("quant")), plugins)
+    assert (graph.prediction is not None) == has_block

@@ -47,3 +47,20 @@ def test_checkpoints_without_these_files_have_no_metadata(tmp_path: Path) -> Non
 def test_wrong_values_are_errors(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         sentence_transformer_metadata(write(tmp_path, **files), "bert")
+
+
+@pytest.mark.parametrize(("mode", "is_error"), [("mean", True), ("cls", False), ("lasttoken", False)])
+def test_prompts_that_the_mean_leaves_out_are_an_error(tmp_path: Path, mode: str, is_error: bool) -> None:
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    (tmp_path / "1_Pooling").mkdir()
+    write(tmp_path / "1_Pooling", config={"pooling_mode": mode, "include_prompt": False})
+    write(tmp_path, modules=modules)
+    assert "bert.pooling_type" in sentence_transformer_metadata(tmp_path, "bert")  # without prompts it is the same
+
+    write(tmp_path, config_sentence_transformers=PROMPTS)
+    if not is_error:
+        assert "bert.pooling_type" in sentence_transformer_metadata(tmp_path, "bert")
+        return
+    with pytest.raises(ModelError, match=r"1_Pooling/config.json: include_prompt is false, which is not supported"):
+        sentence_transformer_metadata(tmp_path, "bert")

@@ -10,6 +10,7 @@ import pytest
 from checkpoints import write
 from llamafw.cli.main import main
 from llamafw.engine.machine_memory import Memory
+from llamafw.testing.adapters import random_factors, write_lora
 from llamafw.testing.tiny import write_tiny_gguf
 from support.predicting_models import find
 
@@ -56,3 +57,43 @@ def test_block_for_predictions_is_counted(model: str, tmp_path: Path, capsys: py
 
     assert main(["fit", model, "--spec-type", "draft-mtp"]) != 0
     assert "draft-mtp needs a block" in capsys.readouterr().err
+
+
+def test_what_is_loaded_beside_the_model_is_counted(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = str(write_tiny_gguf(tmp_path / "draft.gguf", n_layer=1))
+    lora = str(write_lora(tmp_path / "lora.gguf", random_factors({"blk.0.ffn_up.weight": (128, 64)}, 16, 0)))
+    encoder = str(write(find("bert"), tmp_path / "encoder.gguf"))
+    argv = ["fit", model, "-c", "1024", "-np", "2", "-md", draft, "--lora-scaled", f"{lora}:0.5"]
+    argv += ["--embedding-model", encoder, "--reranking-model", draft, "--embedding-ctx-size", "256"]
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    parts = found["parts"]
+    assert list(parts) == ["model", "draft model", "adapters", "embedding model", "reranking model"]
+    for kind in ("weights", "cache", "activations"):
+        assert found[kind] == sum(part[kind] for part in parts.values())
+    assert parts["draft model"]["cache"] * 2 == parts["model"]["cache"]  # it has half of the layers
+    assert parts["adapters"]["weights"] == 4 * 16 * (128 + 64)
+    assert parts["reranking model"]["cache"] * 4 == parts["draft model"]["cache"]  # 256 of 1024 positions
+
+    assert main(argv) == 0
+    rows = capsys.readouterr().out
+    assert "draft model: KV cache" in rows
+    assert "adapters: weights" in rows
+    assert "embedding model: KV cache" not in rows  # it keeps nothing
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("-md", "missing.gguf"), "--spec-draft-model: "),
+        (("--lora", "missing.gguf"), "--lora: the adapter missing.gguf does not exist"),
+        (("--embedding-model", "missing.gguf"), "--embedding-model: "),
+    ],
+)
+def test_missing_file_names_the_flag(
+    model: str, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    assert main(["fit", model, *flags]) != 0
+    assert message in capsys.readouterr().err

@@ -144,6 +144,8 @@ def test_dry_run_writes_nothing(source: Path, tmp_path: Path, capsys: pytest.Cap
         (["--tensor-type", "attn_v"], 2, "'attn_v' is not PATTERN=TYPE"),
         (["--tensor-type", "(=q8_0"], 2, "'(' is not a regular expression"),
         (["--tensor-type", "attn_v=iq1_s"], 2, "--tensor-type: weights cannot be rounded to IQ1_S"),
+        (["--tensor-type", "atn_v=q8_0"], 2, "--tensor-type: 'atn_v' is in no name of a tensor that can be rounded"),
+        (["--tensor-type", "attn_norm=q8_0"], 2, "--tensor-type: 'attn_norm' is in no name of a tensor"),
         (["--output-tensor-type", "q9"], 2, "--output-tensor-type: no plugin provides the tensor type 'q9'"),
         (["--imatrix", "missing.gguf"], 1, "missing.gguf cannot be read"),
         (["--type", "q2_k_s"], 1, "Q2_K_S needs an importance matrix (--imatrix)"),
@@ -262,3 +264,29 @@ def test_unknown_types_are_reported_before_a_model_is_opened(
 def test_missing_files_are_a_usage_error(command: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, *words) == 2
     assert "SRC and DST are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--imatrix", "importance.gguf"],
+        ["--pure"],
+        ["--leave-output-tensor"],
+        ["--output-tensor-type", "q8_0"],
+        ["--token-embedding-type", "q8_0"],
+        ["--tensor-type", "attn_v=q8_0"],
+        ["--allow-requantize"],
+    ],
+)
+def test_conversion_needs_a_type_for_the_flags_of_rounding(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("convert", tmp_path, tmp_path / "model.gguf", *words) == 2
+    assert f"{words[0]} needs --type: without it, all tensors keep their types" in capsys.readouterr().err
+
+
+def test_unknown_types_are_answered_with_one_list(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("quantize", source, tmp_path / "model.gguf", "--type", "magic") == 2
+    assert capsys.readouterr().err.count("Q4_K_M") == 1

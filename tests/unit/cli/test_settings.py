@@ -138,6 +138,20 @@ def test_a_wrong_command_line_is_one_clear_line(argv: list[str], message: str) -
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("form", ["{} {}", "{}={}"])
+@pytest.mark.parametrize(
+    ("flag", "value", "field", "expected"),
+    [
+        ("--max-queue-priority", "-5=3,1=2", "max_queue_priority", ((-5, 3), (1, 2))),
+        ("--presence-penalty", "-1e-1", "presence_penalty", -0.1),
+        ("--frequency-penalty", "-.5", "frequency_penalty", -0.5),
+        ("--repeat-last-n", "-1", "repeat_last_n", -1),
+    ],
+)
+def test_values_may_begin_with_a_minus_sign(flag: str, value: str, field: str, expected: object, form: str) -> None:
+    assert getattr(parse_settings(*form.format(flag, value).split()), field) == expected
+
+
 def test_flags_set_the_defaults_of_request_fields() -> None:
     assert parse_settings("--temp", "0", "--top-k", "5").request_defaults() == {"temperature": 0.0, "top_k": 5}
     assert parse_settings("--penalize-nl").request_defaults() == {"penalize_nl": True}

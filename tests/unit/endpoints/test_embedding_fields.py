@@ -63,12 +63,20 @@ async def refusal(client: httpx.AsyncClient, path: str = OPENAI, **fields: Any) 
 @pytest.mark.inventory("F-19", "T-15")
 @pytest.mark.parametrize("size", [2, 4, N_EMBD])
 async def test_dimensions_shorten_vectors_before_they_are_scaled(model: httpx.AsyncClient, size: int) -> None:
-    np.testing.assert_allclose(await vector(model, input="Hello", dimensions=size), mean("Hello", size), rtol=1e-4)
+    for path in (OPENAI, NATIVE):
+        found = await vector(model, path, input="Hello", dimensions=size)
+        np.testing.assert_allclose(found, mean("Hello", size), rtol=1e-4)
 
 
-async def test_other_dimensions_are_400_with_those_that_exist(model: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("path", [OPENAI, NATIVE])
+async def test_other_dimensions_are_400_with_those_that_exist(model: httpx.AsyncClient, path: str) -> None:
     message = "embeddings of this model have 8 dimensions and cannot have 3; they can be shortened to 4, 2"
-    assert await refusal(model, input="a", dimensions=3) == (400, "dimensions", message)
+    assert await refusal(model, path, input="a", dimensions=3) == (400, "dimensions", message)
+
+
+async def test_texts_cannot_be_cut_to_no_tokens(model: httpx.AsyncClient) -> None:
+    field, message = "truncate_prompt_tokens", "truncate_prompt_tokens must not be 0"
+    assert await refusal(model, input="a", truncate_prompt_tokens=0) == (400, field, message)
 
 
 async def test_a_flag_sets_the_dimensions_of_models_that_name_none(opened: Open) -> None:

@@ -315,6 +315,8 @@ async def test_embeddings_use_the_scales_of_the_server(opened: Open) -> None:
         ({"lora": ["tiny.gguf"]}, ModelError, "--lora: .*tiny.gguf is not a LoRA adapter"),
         ({"lora_scaled": ["a.gguf"]}, SettingsError, "--lora-scaled: .* is not FILE:SCALE"),
         ({"lora_scaled": ["a.gguf:nan"]}, SettingsError, "--lora-scaled: .* is not FILE:SCALE"),
+        ({"lora_scaled": ["a.gguf:1001"]}, SettingsError, "--lora-scaled: the scale 1001 is out of range"),
+        ({"control_vector_scaled": ["v.gguf:-1e4"]}, SettingsError, "--control-vector-scaled: the scale -1e4 is out"),
         ({"control_vector": ["a.gguf"]}, ModelError, "--control-vector: .* is not a direction"),
         (
             {"control_vector": ["v.gguf"], "control_vector_layer_range": (2, 5)},

@@ -140,11 +140,14 @@ def test_backend_must_return_hidden_states(predicting_model: Path, plugins: Plug
         load_model(predicting_model, settings, plugins, lambda line: None)
 
 
-def test_draft_model_that_no_drafter_uses_is_refused(predicting_model: Path, plugins: Plugins) -> None:
-    settings = Settings(
-        **FLAGS | {"backend": None, "spec_type": ("draft-mtp",), "spec_draft_model": "a.gguf", "warmup": False}
-    )
-    with pytest.raises(SettingsError, match="--spec-draft-model: only draft-simple uses it"):
+@pytest.mark.parametrize("drafter", ["draft-mtp", "ngram-simple"])
+@pytest.mark.parametrize("flag", ["--spec-draft-model", "--spec-draft-hf"])
+def test_draft_model_that_no_drafter_uses_is_refused(
+    flag: str, drafter: str, predicting_model: Path, plugins: Plugins
+) -> None:
+    name = {flag.removeprefix("--").replace("-", "_"): "a/b"}
+    settings = Settings(**FLAGS | {"backend": None, "spec_type": (drafter,), "warmup": False} | name)
+    with pytest.raises(SettingsError, match=f"^{flag}: no drafter that --spec-type names uses the draft model"):
         load_model(predicting_model, settings, plugins, lambda line: None)
 
 
@@ -159,6 +162,20 @@ def test_block_has_the_models_options_but_its_own_cache(predicting_model: Path, 
     assert block.describe()["cache_types"] == "bf16/f16"
     assert (block.describe()["n_threads"], block.n_vocab) == (2, 320)
     engine._thread.stop(60)
+
+
+@pytest.mark.parametrize(("field", "flag"), [("spec_draft_type_k", "-ctkd"), ("spec_draft_type_v", "-ctvd")])
+@pytest.mark.parametrize("drafter", ["draft-simple", "draft-mtp"])
+def test_type_that_does_not_fit_the_draft_is_an_error_with_its_own_flag(
+    drafter: str, field: str, flag: str, predicting_model: Path, plugins: Plugins, tmp_path: Path
+) -> None:
+    small = write_tiny_gguf(tmp_path / "small.gguf", n_vocab=320)  # heads of 16 numbers; q8_0 needs multiples of 32
+    model = predicting_model if drafter == "draft-mtp" else small
+    settings = FLAGS | {"backend": "numba", "threads": 1, "spec_type": (drafter,), field: "q8_0", "warmup": False}
+    if drafter == "draft-simple":
+        settings["spec_draft_model"] = str(small)
+    with pytest.raises(SettingsError, match=f"^--spec-.*: {flag} q8_0 stores blocks of 32 numbers"):
+        load_model(model, Settings(**settings), plugins, lambda line: None)
 
 
 def test_missing_draft_model_is_an_error(load: Callable[..., Any], tmp_path: Path) -> None:
@@ -209,7 +226,7 @@ def test_models_of_drafters_leave_the_memory_and_come_back(
     engine: Any = load_model(predicting_model, settings, plugins, lambda line: None).engine
     thread = engine._thread
     grams, model, block = engine._options.drafters.values()
-    assert opened == [predicting_model] * 2
+    assert opened == [predicting_model] * 3  # the model, and the draft model for the estimate and to load it
 
     def backends() -> list[Any]:
         return [engine._backend.inner, model._drafter._backend, block._drafter._backend]
@@ -223,7 +240,7 @@ def test_models_of_drafters_leave_the_memory_and_come_back(
     assert thread._wake() is None
     first, _, third = backends()
     assert third._beside is first  # they share weights
-    assert len(opened) == 2
+    assert len(opened) == 3
     thread.stop(60)
     assert [one.is_loaded for one in (model, block)] == [False] * 2
 

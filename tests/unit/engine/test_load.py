@@ -268,7 +268,7 @@ def test_a_backend_with_its_own_memory_is_not_checked(tiny: Path, monkeypatch: p
         def __call__(self, context: Any) -> Any:
             return DeterministicBackend(context)
 
-    monkeypatch.setattr("llamafw.engine.memory_estimate.read_memory", lambda: Memory(2**40, 1))
+    monkeypatch.setattr("llamafw.engine.memory_fit.read_memory", lambda: Memory(2**40, 1))
     plugins = Plugins()
     plugins.registry("backend").add("remote", Factory(), owner="test")
     with pytest.raises(SettingsError, match="--fit: the backend 'remote' has a memory of its own"):
@@ -281,7 +281,7 @@ def test_a_backend_with_its_own_memory_is_not_checked(tiny: Path, monkeypatch: p
 
 def test_model_is_loaded_again_only_if_it_still_fits(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_free = 2**40
-    monkeypatch.setattr("llamafw.engine.memory_estimate.read_memory", lambda: Memory(2**40, n_free))
+    monkeypatch.setattr("llamafw.engine.memory_fit.read_memory", lambda: Memory(2**40, n_free))
     monkeypatch.setattr(load, "make_backend", lambda *given: ToyBackend())
     plugins, settings = Plugins(), Settings(sleep_idle_seconds=0, warmup=False)
     model = load.open_model(tiny, settings, plugins)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 import llamafw.graph as g
@@ -14,8 +13,8 @@ from llamafw.engine.components import build_graph
 from llamafw.engine.load import load_model, open_model
 from llamafw.engine.machine_memory import Memory, read_memory
 from llamafw.engine.memory_check import slot_bytes
-from llamafw.engine.memory_estimate import check_memory, cpu_options, estimate, fit
-from llamafw.engine.prompt_cache import PromptCache
+from llamafw.engine.memory_estimate import cpu_options, estimate
+from llamafw.engine.memory_fit import check_memory, fit
 from llamafw.errors import SettingsError
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
@@ -103,7 +102,7 @@ def test_default_context_that_does_not_fit_is_a_warning() -> None:
 def test_loading_checks_the_memory(
     opened: tuple[Model, g.Graph], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("llamafw.engine.memory_estimate.read_memory", lambda: memory(MIB))
+    monkeypatch.setattr("llamafw.engine.memory_fit.read_memory", lambda: memory(MIB))
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
     with pytest.raises(SettingsError, match="the server needs about"):
         load_model(path, Settings(threads=1), Plugins(), lambda line: None)
@@ -197,21 +196,3 @@ def test_without_control_groups_the_machine_counts(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=100, available=40))
     monkeypatch.setattr("psutil.swap_memory", lambda: SimpleNamespace(free=7))
     assert read_memory(tmp_path) == Memory(100, 47)
-
-
-# --- the prompt cache when the memory is nearly full
-
-
-def test_prompt_cache_shrinks_when_memory_is_scarce() -> None:
-    free = GIB
-    cache = PromptCache(None, None, lambda: free)
-    for i in range(3):
-        cache.add(np.full(10, i, np.int32), np.zeros(100, np.uint8))
-    assert cache.n_bytes == 300
-    free = 256 * MIB - 150  # 150 bytes are lacking
-    cache.add(np.full(10, 9, np.int32), np.zeros(100, np.uint8))
-    assert cache.n_bytes == 200
-    assert cache.holds(np.full(10, 9, np.int32))
-    free = 0
-    cache.add(np.full(10, 8, np.int32), np.zeros(100, np.uint8))
-    assert cache.n_bytes == 0

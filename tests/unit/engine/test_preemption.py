@@ -109,8 +109,10 @@ async def test_answer_with_a_shifted_context_is_the_same_after_an_interruption(s
     expected = await generate_answer(start(ToyBackend(random_logits, **room)), prompt, **request)
     for n_steps in (10, 25, 45):  # the first shift is after about 18
         backend = ToyBackend(random_logits, hold=True, **room)
-        answer = await interrupt(start(backend), backend, n_steps, prompt=prompt, **request)
+        engine = start(backend, prompt_cache=2**20)
+        answer = await interrupt(engine, backend, n_steps, prompt=prompt, **request)
         assert observed(answer) == observed(expected)
+        assert engine.stats().by_priority[5].preemptions == 1
         assert backend.shifts
         if n_steps > 18:  # the state with moved parts is restored, not evaluated
             assert backend.n_evaluated == len(prompt) + 59 + len(URGENT) + 1
@@ -238,14 +240,14 @@ async def test_requests_survive_a_failure_to_save_their_cache(start: Start, exac
 
     backend = NotSaving(random_logits, hold=True, **ROOM)
     backend.exact = exact
-    engine = start(backend, prompt_cache=2**20 if exact else 0)
+    engine = start(backend, prompt_cache=2**20)
     request: dict[str, Any] = {"n_predict": 8, "ignore_eos": True, "seed": 1}
     answer = await interrupt(engine, backend, 4, **request)
     expected = await generate_answer(start(ToyBackend(random_logits, **ROOM)), PROMPT, **request)
     assert observed(answer) == observed(expected)
     assert engine.stats().by_priority[5].preemptions == exact
     if not exact:
-        assert backend.n_tries == 1  # not before each of its tokens
+        assert backend.n_tries == 2  # once for the interruption, not before each token; then for the prompt cache
 
 
 async def test_request_fails_if_its_cache_cannot_be_restored(start: Start) -> None:
@@ -270,8 +272,10 @@ async def test_states_are_kept_for_backends_that_are_not_exact(start: Start) -> 
         exact = False
 
     backend = Inexact(random_logits, hold=True, **ROOM)
-    await interrupt(start(backend), backend, 10, n_predict=24, ignore_eos=True)
+    engine = start(backend, prompt_cache=2**20)
+    await interrupt(engine, backend, 10, n_predict=24, ignore_eos=True)
     assert backend.n_evaluated == len(PROMPT) + 23 + len(URGENT) + 1
+    assert engine.stats().by_priority[5].preemptions == 1
 
 
 def test_timings_count_the_interruption_as_time_in_the_queue() -> None:

@@ -26,6 +26,8 @@ def test_limit_of_a_priority_holds_for_greater_numbers_too() -> None:
     limits.remove(5)
     assert limits.full_for(1) is None
     assert (limits.n_waiting(-20), limits.n_waiting(1), limits.n_waiting(5)) == (1, 1, 0)
+    assert "1 request of the priority 1 or a greater number is waiting" in limits.describe(1)
+    assert "0 requests of the priority 5 or a greater number are waiting" in limits.describe(5)
 
 
 def test_requests_may_always_have_free_slots() -> None:

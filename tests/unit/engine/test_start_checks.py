@@ -52,6 +52,37 @@ def test_unknown_names_are_settings_errors(settings: dict[str, str], message: st
         check_names(Settings(**settings), Plugins())  # type: ignore[arg-type]  # one str each
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"control_vector_layer_range": (1, 2)}, "^--control-vector-layer-range needs --control-vector or"),
+        ({"lora_folder": "no/such/folder"}, "^--lora-folder: no/such/folder is not a folder"),
+        ({"lora_folder": "~no-such-user"}, "^--lora-folder: ~no-such-user is not a folder"),
+        ({"lora_scaled": ("a.gguf:1001",)}, "^--lora-scaled: the scale 1001 is out of range"),
+    ],
+)
+def test_flags_of_adapters_that_have_no_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_names(Settings(**settings), Plugins())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_queue_priority": ((1, 5), (0, 2), (1, 9))}, "^--max-queue-priority: .* limit for the priority 1$"),
+        ({"spec_type": ("draft-mtp",), "spec_draft_n_min": 17}, "^--spec-draft-n-min: no draft has 17 tokens"),
+        ({"lora_folder": "/"}, "^--lora-folder needs --props"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        check_names(Settings(**settings), Plugins())
+
+
+def test_n_grams_are_not_limited_by_the_length_of_drafts() -> None:
+    check_names(Settings(spec_type=("ngram-simple",), spec_draft_n_min=20), Plugins())
+
+
 def test_known_names_pass() -> None:
     check_names(Settings(), Plugins())
     check_names(Settings(backend="numba", tool_parser="hermes"), Plugins())

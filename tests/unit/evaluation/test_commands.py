@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pytest
 
 import llamafw.graph as g
+from checkpoints import all_checkpoints
+from checkpoints.folders import write_folder
 from llamafw.cli.main import main
 from llamafw.evaluation.base_logits import read_base
 from llamafw.models.gguf import read_gguf
@@ -196,3 +198,32 @@ def test_damaged_files_of_predictions_are_an_error(folder: Path, tmp_path: Path,
     words = ["perplexity", str(folder / "one.gguf"), "--kl-divergence", "--kl-divergence-base", str(base)]
     assert main(words) == 1
     assert "is damaged: it has" in capsys.readouterr().err
+
+
+def write_checkpoint(name: str, folder: Path) -> Path:
+    (checkpoint,) = [one for one in all_checkpoints() if one.name == name]
+    return write_folder(checkpoint, folder)
+
+
+@pytest.mark.parametrize("command", ["perplexity", "imatrix"])
+def test_chunks_are_not_longer_than_the_positions_of_the_model(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("abcdefgh " * 100)
+    write_checkpoint("gpt2", Path("gpt2"))  # has embeddings for 128 positions
+    assert main([command, "gpt2", "text.txt", "-c", "129"]) == 2
+    assert "--ctx-size: chunks of 129 tokens do not fit; gpt2 has 128 positions" in capsys.readouterr().err
+    assert main([command, "gpt2", "text.txt", "--quiet"]) == 0
+
+
+def test_predictions_of_longer_chunks_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("abcdefgh " * 100)
+    write_checkpoint("gpt2", Path("gpt2"))
+    write_checkpoint("llama", Path("llama"))  # rotates positions, of which it has any number
+    assert main(["perplexity", "llama", "text.txt", "-c", "130", "--save-all-logits", "base.kld", "--quiet"]) == 0
+    assert main(["perplexity", "gpt2", "--kl-divergence", "--kl-divergence-base", "base.kld"]) == 2
+    assert "base.kld: chunks of 130 tokens do not fit; gpt2 has 128 positions" in capsys.readouterr().err

@@ -165,6 +165,17 @@ def test_numbers_that_are_not_finite_are_refused(number: float, context: Context
         read(write_lora(tmp_path / "a.gguf", factors), context)
 
 
+@pytest.mark.parametrize("number", [2e18, -1e38])
+def test_numbers_with_products_that_could_overflow_are_refused(number: float, context: Context, tmp_path: Path) -> None:
+    factors = random_factors(SHAPES, 4, 1)
+    factors["blk.1.ffn_down.weight.lora_a"][2, 7] = number
+    with pytest.raises(ModelError, match="'blk.1.ffn_down.weight.lora_a' has numbers beyond 1e\\+18"):
+        read(write_lora(tmp_path / "a.gguf", factors), context)
+    vector = {1: np.full(64, number, np.float32)}
+    with pytest.raises(ModelError, match="'direction.1' has numbers beyond 1e\\+18"):
+        read_control_vector(write_control_vector(tmp_path / "v.gguf", vector), context.model, context.quants)
+
+
 def directions(n: int = 64) -> dict[int, Any]:
     return {1: np.linspace(-1, 1, n, dtype=np.float32)}
 

@@ -10,6 +10,8 @@ import pytest
 
 from checkpoints import all_checkpoints, write
 from llamafw import RequestError
+from llamafw.models.adapters import MAX_NUMBER, adapt_model, read_lora
+from llamafw.testing.adapters import random_factors, write_lora
 from llamafw.testing.batches import batch
 from llamafw_backends.numba_cpu.backend import NumbaBackend
 from support.adapters import NAMES, OPTIONS, TOKENS, TOLERANCE, adapted, expected
@@ -51,6 +53,25 @@ def test_slots_continue_with_and_without_adapters(tmp_path: Path) -> None:
         rest = batch((0, 20, TOKENS[20:]))
         rows = backend.forward(replace(rest, scales=np.repeat(scales[:1], 20, 0)))
         np.testing.assert_array_equal(rows, whole[20:])
+
+
+def test_tokens_without_adapters_do_not_see_the_largest_numbers(tmp_path: Path) -> None:
+    """The adapter's products are multiplied by 0 for them, which must not be 0 times infinity."""
+    path = write(CHECKPOINTS["llama"], tmp_path / "model.gguf")
+    context = make_context(path)
+    shapes = {name: tensor.shape for name, tensor in context.model.tensors.items() if len(tensor.shape) == 2}
+    factors = {name: np.full_like(array, MAX_NUMBER) for name, array in random_factors(shapes, 4, 0).items()}
+    file = read_lora(write_lora(tmp_path / "large.gguf", factors), context.model, context.quants, {})
+    adaptation, model = adapt_model(context.model, context.graph, [file], context.quants)
+    scales = np.array([[factor * strength for _, factor in adaptation.scales] for strength in (0, 1)], np.float32)
+
+    with open_backend(path, n_ctx=64) as backend:
+        alone = backend.forward(batch((0, 0, TOKENS))).copy()
+        backend.set_adapters(replace(context, model=model, graph=adaptation.graph))
+        backend.truncate(0, 0)
+        both = batch((0, 0, TOKENS), (1, 0, TOKENS))
+        rows = backend.forward(replace(both, scales=np.repeat(scales, len(TOKENS), 0)))
+        np.testing.assert_array_equal(rows[: len(TOKENS)], alone)
 
 
 def test_weights_are_packed_once(tmp_path: Path) -> None:
