@@ -14,8 +14,8 @@ help:
 	@echo "make serve          download the default model once and serve it on http://127.0.0.1:8080 (ARGS=... for flags)"
 	@echo "make quick          run the quick tests (ARGS=... for pytest)"
 	@echo "make test           run all tests (ARGS=... for pytest)"
-	@echo "make node           install the packages for Node that some tests and the chat page need (needs npm)"
-	@echo "make webui          build the chat page from its sources (needs npm)"
+	@echo "make node           install the packages for Node that some tests and the chat page need (needs Node 22.13 or newer, npm)"
+	@echo "make webui          build the chat page from its sources (needs Node 22.13 or newer, npm)"
 	@echo "make coverage       run all tests and print how much of each file they reach"
 	@echo "make lint           check layout, code and types with ruff and mypy"
 	@echo "make docs           write the generated pages and pictures in docs/"
@@ -68,6 +68,7 @@ lint: $(VENV)/.lint
 docs: $(VENV)/.test
 	$(BIN)/python -m llamafw.cli.cli_page > docs/cli.md
 	$(BIN)/python tests/support/gallery.py > docs/gallery.md
+	$(BIN)/python docs/site/reference_pages.py
 	$(BIN)/python docs/pictures/sampling.py
 	$(BIN)/python docs/pictures/ratios.py
 	$(BIN)/python tests/support/json_schema.py > docs/json-schema.md

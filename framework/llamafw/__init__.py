@@ -127,6 +127,7 @@ from llamafw.types import (
 )
 
 __version__ = "0.1.0"
+"""Version of llamafw."""
 
 __all__ = [
     "__version__",

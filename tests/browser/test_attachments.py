@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support.chat_page import ChatPage
-from support.pdf import pdf
+from support.pdf import pdf, pdf_in_font, pdf_with_cmap
 from support.scripted_engine import Script
 
 # A picture of one pixel.
@@ -92,6 +92,45 @@ def test_pdf_files_without_a_readable_text_are_refused(
     attach(chat, written(tmp_path, "report.pdf", content))
     chat.page.get_by_text(reason).wait_for()
     assert attached(chat).count() == 0
+
+
+@pytest.mark.parametrize(
+    ("cmap", "ordering", "codec", "text"),
+    [
+        ("90ms-RKSJ-H", "Japan1", "cp932", "日本語の文書"),
+        ("EUC-H", "Japan1", "euc_jp", "日本語の文書"),
+        ("UniJIS-UTF16-H", "Japan1", "utf-16-be", "日本語の文書"),
+        ("GBK-EUC-H", "GB1", "gbk", "中文文件"),
+        ("ETen-B5-H", "CNS1", "big5", "繁體中文"),
+        ("KSCms-UHC-H", "Korea1", "cp949", "한국어 문서"),
+    ],
+)
+def test_text_of_pdf_files_with_predefined_cmaps_is_attached(
+    chat: ChatPage, script: Script, tmp_path: Path, cmap: str, ordering: str, codec: str, text: str
+) -> None:
+    requested: list[str] = []
+    chat.page.on("request", lambda request: requested.append(request.url))
+    attach(chat, written(tmp_path, "report.pdf", pdf_with_cmap(text.encode(codec), cmap, ordering)))
+    chat.button("Remove report.pdf").wait_for()
+    chat.send("Sum up")
+    assert f"```\n{text}\n```\n\nSum up" in script.prompts[-1]
+    assert any(url.endswith(f"/webui/cmaps/{cmap}.bcmap") for url in requested)
+    assert sum(url.endswith(".bcmap") for url in requested) < 5  # only those that the file needs
+
+
+@pytest.mark.parametrize(
+    ("font", "codes", "text"),
+    [("Symbol", b"abp", "αβπ"), ("Times-Roman", b"plain", "plain")],
+)
+def test_text_in_standard_fonts_is_attached_without_the_fonts(
+    chat: ChatPage, script: Script, tmp_path: Path, font: str, codes: bytes, text: str
+) -> None:
+    """The page does not have the fonts; the expected characters are those of ISO 32000-1, appendix D."""
+    fonts = f"<< /Type /Font /Subtype /Type1 /BaseFont /{font} >>"
+    attach(chat, written(tmp_path, "report.pdf", pdf_in_font(fonts, codes)))
+    chat.button("Remove report.pdf").wait_for()
+    chat.send("Sum up")
+    assert f"```\n{text}\n```\n\nSum up" in script.prompts[-1]
 
 
 def test_images_are_refused_in_words(chat: ChatPage, tmp_path: Path) -> None:

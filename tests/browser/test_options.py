@@ -111,6 +111,32 @@ def test_system_prompt_and_presets_are_used(chat: ChatPage, script: Script) -> N
     assert chat.page.get_by_role("button", name="Use Short").count() == 0
 
 
+def test_preset_has_what_the_page_says(chat: ChatPage) -> None:
+    chat.show_panel("Tools")
+    chat.page.get_by_label("calculate", exact=True).check()
+    chat.show_panel("Sampling")
+    chat.page.locator("#option-temperature").fill("0.25")
+    chat.show_panel("Prompt")
+    hint = chat.page.get_by_text("A preset keeps the system prompt, all options and the chosen tools under a name.")
+    hint.wait_for()
+    chat.page.get_by_label("System prompt", exact=True).fill("Be brief.")
+    chat.page.get_by_label("Name of the preset").fill("All")
+    chat.button("Save as preset").click()
+    chat.page.get_by_label("System prompt", exact=True).fill("")
+    chat.show_panel("Sampling")
+    chat.page.locator("#option-temperature").fill("0.75")
+    chat.show_panel("Tools")
+    chat.page.get_by_label("calculate", exact=True).uncheck()
+
+    chat.show_panel("Prompt")
+    chat.button("Use All").click()
+    assert chat.page.get_by_label("System prompt", exact=True).input_value() == "Be brief."
+    chat.show_panel("Tools")
+    assert chat.page.get_by_label("calculate", exact=True).is_checked()
+    chat.show_panel("Sampling")
+    assert chat.page.locator("#option-temperature").input_value() == "0.25"
+
+
 def test_server_panel_shows_the_model_and_its_speed(chat: ChatPage, script: Script) -> None:
     with chat.page.expect_response("**/metrics"):
         chat.show_panel("Server")

@@ -13,11 +13,14 @@ import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
+import llamafw
+from llamafw import checkpoints, graph
 from support.chat_page import DESKTOP, PHONE, running_browser
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +157,20 @@ def test_source_files_and_folders_are_pages(site: Path) -> None:
     assert not (site / "_downloads").exists()
 
 
+@pytest.mark.slow
+def test_names_for_plugins_have_their_docstrings(site: Path, contents: dict[Path, Links]) -> None:
+    ids = {each for path, content in contents.items() if path.parent.name == "reference" for each in content.ids}
+    for module in (llamafw, graph, checkpoints):
+        names = [name for name in module.__all__ if not isinstance(getattr(module, name), ModuleType)]
+        assert len(names) > 30
+        assert [name for name in names if f"{module.__name__}.{name}" not in ids] == []
+    members = {"GenerateRequest.n_predict", "Candidates.find", "hookspecs.wrap_asgi"}
+    assert {f"llamafw.{member}" for member in members} <= ids
+    text = re.sub(r"<.*?>", "", (site / "docs/reference/values.html").read_text("utf-8"))
+    assert "maximum new tokens; -1: no limit" in text  # a comment beside a field
+    assert "Why a generation ended." in text  # a string below an assignment
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     """Serves files, and logs nothing."""
 
@@ -193,4 +210,7 @@ def test_site_works_in_a_browser(address: str, size: Any, scheme: Any) -> None:
         page.goto(f"{address}/search.html?q=mirostat")
         page.locator("#search-results").get_by_role("link", name="Sampling", exact=True).click()
         page.get_by_role("heading", name="mirostat").first.wait_for()
+        page.goto(f"{address}/search.html?q=SamplerPlugin")
+        page.locator("#search-results").get_by_role("link", name="llamafw.SamplerPlugin", exact=True).click()
+        page.get_by_text("Creates a sampler for each request").last.wait_for()
     assert problems == []

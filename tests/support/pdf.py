@@ -23,6 +23,39 @@ def pdf(*pages: str, has_password: bool = False) -> bytes:
     return _file(objects, has_password)
 
 
+def pdf_in_font(font: str, text: bytes) -> bytes:
+    """Return a PDF with one line of text; ``font`` is the dictionary of its font, and ``text`` has the font's codes."""
+    content = f"BT /F1 12 Tf 72 720 Td <{text.hex()}> Tj ET"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [4 0 R] /Count 1 >>",
+        font,
+        "<< /Type /Page /Parent 2 0 R /Resources << /Font << /F1 3 0 R >> >> "
+        "/MediaBox [0 0 612 792] /Contents 5 0 R >>",
+        f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
+    ]
+    return _file(objects, has_password=False)
+
+
+def pdf_with_cmap(text: bytes, cmap: str, ordering: str) -> bytes:
+    """Return a PDF with one line of text in a font that is not in the file, and that has no ToUnicode.
+
+    What the codes in ``text`` mean is known only from the predefined CMap with this name, and from the character
+    collection of Adobe with this ordering: ISO 32000-1, 9.7.5.2 and 9.10.2.
+    """
+    collection = f"<< /Registry (Adobe) /Ordering ({ordering}) /Supplement 0 >>"
+    descriptor = (
+        "<< /Type /FontDescriptor /FontName /Missing /Flags 4 /FontBBox [0 0 1000 1000] /ItalicAngle 0 /Ascent 800 "
+        "/Descent -200 /CapHeight 700 /StemV 80 >>"
+    )
+    descendant = (
+        f"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /Missing /CIDSystemInfo {collection} "
+        f"/FontDescriptor {descriptor} >>"
+    )
+    font = f"<< /Type /Font /Subtype /Type0 /BaseFont /Missing /Encoding /{cmap} /DescendantFonts [{descendant}] >>"
+    return pdf_in_font(font, text)
+
+
 def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
 

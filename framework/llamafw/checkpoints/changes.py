@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+"""A tensor of a checkpoint, of any type."""
 
 
 class Change(ABC):

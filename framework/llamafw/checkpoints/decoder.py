@@ -15,10 +15,15 @@ ATTENTION = {
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
 }
+"""GGUF's names of the parameters of an attention block, and those of transformers."""
 NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+"""GGUF's names of the parameters of the norms of a layer, and those of transformers."""
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+"""GGUF's names of the parameters of the norms of queries and keys, and those of transformers."""
 FEED_FORWARD = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+"""GGUF's names of the parameters of a gated feed-forward block, and those of transformers."""
 EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+"""GGUF's names of the parameters of the experts of a layer, and those of transformers."""
 LAYER = {**NORMS, **ATTENTION, **FEED_FORWARD}
 """GGUF's names of the parameters of a layer, and those of most decoders of transformers."""
 

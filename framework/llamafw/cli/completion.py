@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import shtab
 
 from llamafw.cli.main import COMMANDS, find_command, plugin_commands
+from llamafw.cli.new import KINDS
 from llamafw.cli.parser import PARSER_ONLY, CommandParser, ParserMade
 from llamafw.cli.plugin import COMMANDS as PLUGIN_COMMANDS
 from llamafw.errors import LlamafwError
 from llamafw.settings import options
 
 SHELLS = ("bash", "zsh", "fish")
-_FILES = ("FILE", "FILES", "FILE:SCALE", "MODEL", "NAME|MODULE|FILE.py", "SRC", "DST", "PATH")
+_FILES = (
+    *("FILE", "FILES", "FILE:SCALE", "MODEL", "NAME|MODULE|FILE.py", "SRC", "DST"),
+    *("NAME|PATH", "NAME|TEXT|FILE", "[MODEL] TEXT"),
+)
 _FOLDERS = ("FOLDER",)
 
 EXAMPLE = """\
@@ -33,7 +38,8 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("shell", choices=SHELLS, help="the shell")
     args = parser.parse(argv)
-    print(shtab.complete(all_commands(), shell=args.shell))
+    script = shtab.complete(all_commands(), shell=args.shell)
+    print(_corrected_for_fish(script) if args.shell == "fish" else script)
     return 0
 
 
@@ -50,6 +56,22 @@ def all_commands() -> argparse.ArgumentParser:
     for name in plugin_commands():
         commands.add_parser(name, help="from a plugin", add_help=False)  # how it parses its arguments is not known
     return root
+
+
+def _corrected_for_fish(script: str) -> str:
+    """Return shtab's script with descriptions and flags that fish reads as they are meant.
+
+    In single quotes, fish reads a backslash before a quote as an escape, so it reads a doubled one as a backslash. Its
+    ``-s`` is for flags with one letter; other flags with one dash need ``-o``.
+    """
+    lines = []
+    for line in script.splitlines():
+        if line.startswith("complete "):
+            definition, description, text = line.partition(" -d ")
+            definition = re.sub(r" -s (?=\S\S)", " -o ", definition)
+            line = definition + description + text.replace("\\", r"\\")
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _add_subcommands(plugin: argparse.ArgumentParser) -> None:
@@ -83,6 +105,8 @@ def _describe_values(action: argparse.Action) -> None:
     option = options().get(action.dest)
     if option is not None and option.choices and action.choices is None and action.nargs != 0:
         action.choices = option.choices
+    elif action.metavar == "KIND":
+        action.choices = tuple(KINDS)
     if action.metavar in _FILES:
         action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab reads this attribute
     elif action.metavar in _FOLDERS:

@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
         "name", metavar="NAME", help="lower-case words joined by hyphens; the package is called llamafw-NAME"
     )
     parser.add_argument(
-        "--folder", metavar="PATH", type=Path, help="folder to write the package to (default: ./llamafw-NAME)"
+        "--folder", metavar="FOLDER", type=Path, help="folder to write the package to (default: ./llamafw-NAME)"
     )
 
     args = parser.parse(argv)

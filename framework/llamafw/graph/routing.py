@@ -29,6 +29,7 @@ from llamafw.graph.values import GraphError, Value
 from llamafw.graph.weights import Parameter, Parameters
 
 Gating = Literal["softmax", "sigmoid", "softmax of the chosen", "sparsemixer"]
+"""How the scores of experts become their weights."""
 _GATINGS: dict[int, Gating] = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}
 _LEAST_SUM = 2.0**-14  # as in llama.cpp, smaller sums of weights count as this
 

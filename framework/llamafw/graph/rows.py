@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Function = Literal[
     "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "elu", "sigmoid", "tanh", "softplus", "exp"
 ]
+"""What an `Activation` computes of each number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -157,5 +157,8 @@ class HiddenRows(Value):
 
 
 TOKENS = Input("tokens")
+"""The id of each token of the batch."""
 POSITIONS = Input("positions")
+"""The position of each token in its text."""
 TYPES = Input("types")
+"""The type of each token: the part of the text that it belongs to, in models such as BERT."""

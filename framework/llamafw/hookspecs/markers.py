@@ -13,3 +13,4 @@ pyproject.toml. If the specifier excludes this version, the plugin is not loaded
 """
 hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
+"""Marks a function of a plugin as a hook: `@hookimpl`, or `@hookimpl(wrapper=True)`; see pluggy."""

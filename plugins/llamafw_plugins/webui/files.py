@@ -5,6 +5,8 @@ They need no API key.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import mimetypes
 import os
 from pathlib import Path
@@ -21,19 +23,38 @@ PAGE_FOLDER = STATIC_FOLDER / "page"  # written by `make webui`
 BUILT_IN_FILES = {
     "/": "page/index.html",
     "/completion.js": "completion.js",
-    **{f"/webui/{path.name}": f"page/webui/{path.name}" for path in sorted((PAGE_FOLDER / "webui").iterdir())},
+    **{
+        f"/{name}": f"page/{name}"
+        for name in sorted(
+            path.relative_to(PAGE_FOLDER).as_posix() for path in (PAGE_FOLDER / "webui").rglob("*") if path.is_file()
+        )
+    },
 }
 """The files by their URL paths."""
 
+FORBIDDEN = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
-    "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"img-src 'self' data: blob:; {FORBIDDEN}"
 )
 """Policy of the built-in page and its workers: they load nothing from other sites, and no other site can show the page
 in a frame.
 """
 
-CONTENT_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".css": "text/css", ".woff2": "font/woff2"}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Headers of all built-in files."""
+
+CONTENT_TYPES = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".woff2": "font/woff2",
+    ".bcmap": "application/octet-stream",
+}
 """Types that the Windows registry may change, so that browsers would refuse the files, or that it may not know."""
 
 
@@ -66,8 +87,7 @@ class StaticFilesMiddleware:
             return None
 
         if self._is_loading() and (path == "/" or path.endswith(".html")):
-            page = (STATIC_FOLDER / "loading.html").read_text("utf-8")
-            return HTMLResponse(page, 503, {"Retry-After": "1"})
+            return _loading_page()
 
         if self.user_files is not None and (response := await _user_file(self.user_files, path, scope)) is not None:
             return response
@@ -75,10 +95,7 @@ class StaticFilesMiddleware:
         if path not in self.built_in_paths or (self._is_loading() and path != "/"):
             return None
         response = await self.built_in_files.get_response(self.built_in_paths[path], scope)
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers.update({"Cache-Control": "no-cache", **SECURITY_HEADERS})
         return response
 
     def _is_loading(self) -> bool:
@@ -86,6 +103,16 @@ class StaticFilesMiddleware:
             return not self.app.loaded
         except Unavailable:
             return True
+
+
+def _loading_page() -> Response:
+    """Return the page that says that the model is loading; its policy allows only its own style."""
+    page = (STATIC_FOLDER / "loading.html").read_text("utf-8")
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; {FORBIDDEN}"
+    headers = {"Retry-After": "1", **SECURITY_HEADERS, "Content-Security-Policy": policy}
+    return HTMLResponse(page, 503, headers)
 
 
 async def _user_file(folder: StaticFiles, path: str, scope: Scope) -> Response | None:

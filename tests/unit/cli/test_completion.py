@@ -1,9 +1,8 @@
-"""`llamafw completion`: the script for bash completes in a real bash; those for other shells are valid."""
+"""`llamafw completion`: the scripts complete in real shells, as far as these are installed."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,26 +10,9 @@ import pytest
 
 from llamafw.cli.completion import SHELLS
 from llamafw.cli.main import COMMANDS, main
+from support.shells import completions, shell
 
 pytestmark = pytest.mark.slow
-
-COMPLETE = r"""
-set -u
-source "$1"; shift
-function=$(complete -p llamafw | sed -n 's/.*-F \([^ ]*\).*/\1/p')
-COMP_WORDS=(llamafw "$@"); COMP_CWORD=$#; COMP_LINE="llamafw $*"; COMP_POINT=${#COMP_LINE}; COMPREPLY=()
-"$function" llamafw "${@: -1}" "${COMP_WORDS[$#-1]}"
-printf '%s\n' "${COMPREPLY[@]}"
-"""
-"""Calls the function that bash would call when Tab is pressed after the given words."""
-
-
-def shell(name: str) -> str:
-    """Return the path of a shell; skip the test if it is not installed."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} is not installed")
-    return path
 
 
 def script(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
@@ -41,25 +23,44 @@ def script(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return file
 
 
-def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = script("bash", tmp_path, capsys)
+# Command lines, and what shells offer after them.
+OFFERED: dict[str, set[str]] = {
+    "llamafw ser": {"serve"},
+    "llamafw serve --rope-scal": {"--rope-scale", "--rope-scaling"},
+    "llamafw serve --rope-scaling ": {"none", "linear", "yarn"},
+    "llamafw serve --ctx-size 512 --rope-scaling li": {"linear"},
+    "llamafw serve -ctk iq": {"iq4_nl"},
+    "llamafw serve -m mod": {"model.gguf"},
+    "llamafw serve -np 2 -m mod": {"model.gguf"},
+    "llamafw serve --plugin mod": {"model.gguf"},
+    "llamafw chat --no-mark": {"--no-markdown"},
+    "llamafw models rem": {"remove"},
+    "llamafw plugin ": {"new", "check"},
+    "llamafw plugin new sam": {"sampler"},
+    "llamafw plugin check mod": {"model.gguf"},
+    "llamafw completion ": {*SHELLS},
+    "llamafw serve --api-prefix mod": set(),
+}
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_shell_completes(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell(name)
+    file = script(name, tmp_path, capsys)
     (tmp_path / "model.gguf").touch()
+    commands, *offered = completions(name, file, ["llamafw ", *OFFERED], tmp_path)
+    assert commands.keys() >= {*COMMANDS}
+    assert {line: {*words} for line, words in zip(OFFERED, offered, strict=True)} == OFFERED
 
-    def complete(*words: str) -> set[str]:
-        command = [shell("bash"), "--norc", "-c", COMPLETE, "bash", str(file), *words]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-        assert result.stderr == ""
-        return set(result.stdout.split("\n")) - {""}
 
-    assert complete("") >= {*COMMANDS}
-    assert complete("ser") == {"serve"}
-    assert complete("serve", "--rope-scal") == {"--rope-scale", "--rope-scaling"}
-    assert complete("serve", "--rope-scaling", "") == {"none", "linear", "yarn"}
-    assert complete("serve", "-m", "mod") == {"model.gguf"}
-    assert complete("chat", "--no-mark") == {"--no-markdown"}
-    assert complete("plugin", "") >= {"new", "check"}
-    assert complete("models", "rem") == {"remove"}
-    assert complete("completion", "") == {*SHELLS}
+def test_fish_shows_descriptions_and_flags_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shell("fish")
+    file = script("fish", tmp_path, capsys)
+    lines = ["llamafw serve --escape", "llamafw serve -"]
+    escape, flags = completions("fish", file, lines, tmp_path)
+    assert r"in --prompt: \n, \r, \t, \', \", \\ and \xHH" in escape["--escape"]
+    assert flags.keys() >= {"-c", "-ctk", "-ngl", "--ctx-size"}
+    assert flags.keys().isdisjoint({"-k", "-g"})  # letters of longer flags
 
 
 def test_flags_and_commands_of_plugins_are_completed(
@@ -80,8 +81,8 @@ def test_flags_and_commands_of_plugins_are_completed(
     assert r"50\% of it" in script("zsh", tmp_path, capsys).read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", [name for name in SHELLS if name != "bash"])
-def test_scripts_for_other_shells_are_valid(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", SHELLS)
+def test_script_is_valid(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = script(name, tmp_path, capsys)
     text = file.read_text("utf-8")
     assert all(command in text for command in COMMANDS)

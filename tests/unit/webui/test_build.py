@@ -65,3 +65,14 @@ def test_licences_of_all_libraries_are_served() -> None:
     dependencies = json.loads((SOURCE / "package.json").read_text("utf-8"))["dependencies"]
     for name, version in dependencies.items():
         assert f"{name} {version}\n" in licences
+    assert "CMaps of Adobe\n" in licences
+
+
+def test_version_of_node_is_documented() -> None:
+    """The version is the one that pdf.js wants, the newest of all that the libraries want."""
+    lock = json.loads((SOURCE / "package-lock.json").read_text("utf-8"))["packages"]
+    package = json.loads((SOURCE / "package.json").read_text("utf-8"))
+    assert package["engines"] == lock[""]["engines"] == {"node": ">=22.13"}
+    assert lock["node_modules/pdfjs-dist"]["engines"]["node"].startswith(">=22.13.0")
+    for page in ("CONTRIBUTING.md", "docs/webui.md", "docs/plugins/webui.md"):
+        assert "Node 22.13" in (SOURCE.parents[3] / page).read_text("utf-8"), page

@@ -5,6 +5,8 @@ No file outside of it is served.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -87,10 +89,13 @@ async def test_all_files_of_the_page_are_served_with_their_types() -> None:
         "css": "text/css",
         "svg": "image/svg+xml",
         "woff2": "font/woff2",
+        "bcmap": "application/octet-stream",
     }
     async with opened() as client:
         page = (await client.get("/")).text
-        names = {path.name for path in (files.PAGE_FOLDER / "webui").iterdir()}
+        folder = files.PAGE_FOLDER / "webui"
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert "cmaps/90ms-RKSJ-H.bcmap" in names
         assert {"page.js", "page.css"} <= {*re.findall(r'"\./webui/([\w.]+)"', page)} <= names
         for name in names:
             response = await client.get(f"/webui/{name}")
@@ -131,6 +136,14 @@ async def test_pages_are_503_while_loading(folder: Path, path: str) -> None:
     assert response.status_code == 503
     assert response.headers["content-type"].startswith("text/html")
     assert "The model is loading" in response.text
+    policy = dict(part.split(" ", 1) for part in response.headers["content-security-policy"].split("; "))
+    forbidden = ("default-src", "base-uri", "form-action", "frame-ancestors")
+    style = re.findall(r"<style>(.*)</style>", response.text, re.S)
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in style]
+    assert len(digests) == 1
+    assert policy == {**dict.fromkeys(forbidden, "'none'"), "style-src": f"'sha256-{digests[0]}'"}
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
 
 
 @pytest.mark.inventory("P-01", "P-02")

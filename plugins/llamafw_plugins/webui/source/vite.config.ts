@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { defineConfig, type Plugin } from "vite";
 import { dependencies } from "./package.json" with { type: "json" };
 
@@ -19,14 +19,26 @@ const licences: Plugin = {
       const files = ["LICENSE", "LICENSE.md", "LICENSE.txt"].map((file) => `node_modules/${name}/${file}`);
       return `${name} ${version}\n\n${readFileSync(files.find(existsSync)!, "utf-8").trim()}\n`;
     });
+    texts.push(`CMaps of Adobe\n\n${readFileSync(`${CMAPS}/LICENSE`, "utf-8").trim()}\n`);
     this.emitFile({ type: "asset", fileName: "webui/licences.txt", source: texts.join(`\n${"-".repeat(80)}\n\n`) });
+  },
+};
+
+const CMAPS = "node_modules/pdfjs-dist/cmaps";
+
+// What the codes of texts in Chinese, Japanese and Korean mean. pdf.js loads one when a PDF file names it.
+const cmaps: Plugin = {
+  name: "cmaps",
+  generateBundle() {
+    for (const name of readdirSync(CMAPS).filter((file) => file.endsWith(".bcmap")).sort())
+      this.emitFile({ type: "asset", fileName: `webui/cmaps/${name}`, source: readFileSync(`${CMAPS}/${name}`) });
   },
 };
 
 export default defineConfig({
   base: "./", // the page may be served below any path
   publicDir: false,
-  plugins: [onlyWoff2, licences],
+  plugins: [onlyWoff2, licences, cmaps],
   oxc: { jsx: { runtime: "automatic", importSource: "preact" } },
   build: {
     outDir: "../static/page",

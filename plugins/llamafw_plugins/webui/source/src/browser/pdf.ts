@@ -5,6 +5,9 @@ import workerUrl from "pdfjs-dist/legacy/build/pdf.worker.min.mjs?url";
 
 GlobalWorkerOptions.workerSrc = workerUrl;
 
+// The CMaps of Adobe, which tell what the codes in a text mean. pdf.js loads those that a file names.
+const CMAPS = new URL("cmaps/", new URL(workerUrl, document.baseURI)).href;
+
 export interface PdfText {
   text: string;
   pages: number;
@@ -14,7 +17,14 @@ const ONLY_ERRORS = 0; // in the console: warnings are about fonts and pictures,
 
 // Returns the text of all pages, or why there is none: "long" means more than `limit` characters.
 export async function readPdf(data: Uint8Array, limit: number): Promise<PdfText | "password" | "damaged" | "long"> {
-  const loading = getDocument({ data, verbosity: ONLY_ERRORS, useWasm: false, useSystemFonts: false });
+  const loading = getDocument({
+    data,
+    verbosity: ONLY_ERRORS,
+    cMapUrl: CMAPS,
+    useWorkerFetch: false,
+    useWasm: false,
+    useSystemFonts: false,
+  });
   try {
     const pdf = await loading.promise;
     const texts: string[] = [];

@@ -15,7 +15,14 @@ wide.addEventListener("change", () => {
 });
 
 export function toggleSidebar(): void {
-  sidebar.set(!sidebar.value);
+  if (sidebar.value) sidebar.set(false);
+  else showSidebar();
+}
+
+// Shows the conversations, on narrow screens instead of the panel.
+export function showSidebar(): void {
+  if (!isWide.value) panel.set(null);
+  sidebar.set(true);
 }
 
 // Hides the conversations after a choice, where they cover the page.
@@ -27,11 +34,13 @@ let lastPanel = "options";
 
 export function showPanel(id: string): void {
   lastPanel = id;
+  leaveSidebar();
   panel.set(id);
 }
 
 export function togglePanel(): void {
-  panel.set(panel.value === null ? lastPanel : null);
+  if (panel.value === null) showPanel(lastPanel);
+  else panel.set(null);
 }
 
 // Hides what covers the page on narrow screens; returns whether there was something.

@@ -147,7 +147,7 @@ export const en = {
   systemPrompt: "System prompt",
   systemPromptHint: "Instructions that the model gets before every conversation. Applies to this conversation and to new ones.",
   presets: "Presets",
-  presetsHint: "A preset keeps the system prompt and all options under a name.",
+  presetsHint: "A preset keeps the system prompt, all options and the chosen tools under a name.",
   presetName: "Name of the preset",
   savePreset: "Save as preset",
   usePreset: "Use",

@@ -5,13 +5,14 @@ import { changeSettings, stopAnswer } from "../state/actions";
 import { opened, openNew, preferences, storageFailed } from "../state/app";
 import { dialog, openDialog } from "../state/dialogs";
 import { attach } from "../state/draft";
-import { isWide, notification, panel, sidebar, togglePanel, toggleSidebar, uncover } from "../state/layout";
+import { closeLast } from "../state/escape";
+import { isWide, panel, showSidebar, sidebar, togglePanel, toggleSidebar, uncover } from "../state/layout";
 import { models } from "../state/server";
 import { useSelected, useStore } from "../state/store";
 import { t } from "../strings";
 import { Chat } from "./Chat";
 import { Composer } from "./Composer";
-import { IconButton } from "./controls";
+import { IconButton, Notification } from "./controls";
 import { Dialogs } from "./Dialogs";
 import { Notice } from "./Notices";
 import { Sidebar } from "./Sidebar";
@@ -43,7 +44,7 @@ export function App() {
         {hasPanel && <SidePanel />}
       </div>
       <Dialogs />
-      <p class="notification" role="status" onClick={() => notification.set("")}>{useStore(notification)}</p>
+      {!useStore(dialog) && <Notification />}
       {isDropping && <div class="drop">{t("dropFiles")}</div>}
     </>
   );
@@ -101,11 +102,11 @@ function useTheme(): void {
 function useShortcuts(): void {
   useLayoutEffect(() => {
     const onKeyDown = (event: KeyboardEvent) => {
-      if (event.defaultPrevented || dialog.value) return;
+      if (event.defaultPrevented || event.isComposing || dialog.value) return;
       const isTyping = event.target instanceof Element && event.target.matches("input, textarea, select");
       const command = event.ctrlKey || event.metaKey;
       if (event.key === "Escape") {
-        if (!uncover() && !stopAnswer()) return;
+        if (!closeLast() && !uncover() && !stopAnswer()) return;
       } else if (command && event.altKey && event.code === "KeyN") openNew();
       else if (command && event.altKey && event.code === "KeyO") togglePanel();
       else if (command && event.key.toLowerCase() === "k") focusSearch();
@@ -120,7 +121,7 @@ function useShortcuts(): void {
 }
 
 function focusSearch(): void {
-  sidebar.set(true);
+  showSidebar();
   queueMicrotask(() => document.getElementById("search")?.focus()); // when the list has been rendered
 }
 

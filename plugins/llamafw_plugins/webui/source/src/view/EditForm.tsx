@@ -20,6 +20,7 @@ export function EditForm({ message, onClose }: { message: Message; onClose: () =
     void (message.role === "user" ? sendInstead(message, text) : replaceAnswer(message, text));
   };
   const onKeyDown = (event: KeyboardEvent) => {
+    if (event.isComposing) return;
     if (event.key === "Escape") onClose();
     else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit();
     else return;

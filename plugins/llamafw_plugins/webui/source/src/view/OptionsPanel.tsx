@@ -9,6 +9,7 @@ import { useSelected, useStore } from "../state/store";
 import { t } from "../strings";
 import { Adapters } from "./Adapters";
 import { Notice } from "./Notices";
+import { SearchField } from "./controls";
 import { OptionField } from "./OptionField";
 
 export function OptionsPanel() {
@@ -34,14 +35,7 @@ export function OptionsPanel() {
   return (
     <>
       <div class="row">
-        <input
-          type="search"
-          class="spacer"
-          placeholder={t("filterOptions")}
-          aria-label={t("filterOptions")}
-          value={filter}
-          onInput={(event) => setFilter(event.currentTarget.value)}
-        />
+        <SearchField class="spacer" label={t("filterOptions")} value={filter} onChange={setFilter} />
         <button type="button" disabled={n === 0} onClick={() => void changeSettings({ options: keepModel(options) })}>
           {t("resetAll")}
         </button>

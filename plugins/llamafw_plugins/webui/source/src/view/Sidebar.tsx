@@ -1,17 +1,18 @@
 // The list of conversations, with search and what can be done with each.
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { saveFile } from "../browser/files";
 import { readMessages } from "../data/database";
 import { toJson, toMarkdown } from "../data/transfer";
 import type { Conversation } from "../data/types";
 import { conversations, open, opened, openNew, remove, save } from "../state/app";
 import { openDialog } from "../state/dialogs";
+import { onEscape } from "../state/escape";
 import { leaveSidebar, toggleSidebar } from "../state/layout";
 import { search } from "../state/search";
 import { useSelected, useStore } from "../state/store";
 import { t } from "../strings";
-import { IconButton } from "./controls";
+import { IconButton, SearchField } from "./controls";
 import { Icon } from "./icons";
 
 export function Sidebar() {
@@ -29,14 +30,7 @@ export function Sidebar() {
         <Icon name="plus" />
         {t("newConversation")}
       </button>
-      <input
-        id="search"
-        type="search"
-        placeholder={t("searchConversations")}
-        aria-label={t("searchConversations")}
-        value={query}
-        onInput={(event) => setQuery(event.currentTarget.value)}
-      />
+      <SearchField id="search" label={t("searchConversations")} value={query} onChange={setQuery} />
       <div class="conversations">
         {all.length === 0 && <p class="empty">{t("noConversations")}</p>}
         {all.length > 0 && found.length === 0 && <p class="empty">{t("nothingFound")}</p>}
@@ -54,9 +48,17 @@ export function Sidebar() {
 function Entry({ conversation }: { conversation: Conversation }) {
   const isCurrent = useSelected(opened, (open) => open.conversation.id === conversation.id);
   const [isOpen, setOpen] = useState(false);
+  const element = useRef<HTMLLIElement>(null);
   const title = conversation.title || t("untitled");
+  useLayoutEffect(() => { // before the next key is pressed
+    if (!isOpen) return;
+    const leave = onEscape(() => (setOpen(false), element.current?.querySelector("button")?.focus()));
+    const onClick = (event: MouseEvent) => element.current?.contains(event.target as Node) || setOpen(false);
+    addEventListener("click", onClick);
+    return () => (leave(), removeEventListener("click", onClick));
+  }, [isOpen]);
   return (
-    <li class={isCurrent ? "current" : undefined}>
+    <li ref={element} class={isCurrent ? "current" : undefined}>
       <div class="entry">
         <a
           href={`#/${conversation.id}`}

@@ -3,6 +3,7 @@
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { TokenProbability } from "../data/types";
+import { onEscape } from "../state/escape";
 import { number, t } from "../strings";
 
 export function TokenView({ tokens }: { tokens: TokenProbability[] }) {
@@ -32,16 +33,19 @@ export function TokenView({ tokens }: { tokens: TokenProbability[] }) {
           >
             {token.token}
           </span>
-          {shown === i && <Details token={token} />}
+          {shown === i && <Details token={token} onClose={() => setShown(null)} />}
         </span>
       ))}
     </div>
   );
 }
 
-function Details({ token }: { token: TokenProbability }) {
+function Details({ token, onClose }: { token: TokenProbability; onClose: () => void }) {
   const element = useRef<HTMLElement>(null);
-  useLayoutEffect(() => place(element.current!), []);
+  useLayoutEffect(() => {
+    place(element.current!);
+    return onEscape(onClose);
+  }, []);
   return (
     <span ref={element} class="token-details" id="token-details" role="tooltip">
       <strong>{describe(token.token, token.logprob)}</strong>

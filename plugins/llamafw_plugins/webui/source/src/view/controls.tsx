@@ -3,6 +3,8 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { copyText } from "../browser/clipboard";
+import { notification } from "../state/layout";
+import { useStore } from "../state/store";
 import { t } from "../strings";
 import { Icon, type IconName } from "./icons";
 
@@ -49,6 +51,35 @@ export function CopyButton({ text, label }: { text: string; label: string }) {
   return <IconButton icon={isCopied ? "check" : "copy"} label={isCopied ? t("copied") : label} onClick={copy} />;
 }
 
+interface SearchFieldProps {
+  label: string;
+  value: string;
+  onChange: (value: string) => void;
+  id?: string;
+  class?: string;
+}
+
+// A field for a text to look for. Escape empties it.
+export function SearchField({ label, value, onChange, id, class: name }: SearchFieldProps) {
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.key !== "Escape" || event.isComposing || !value) return;
+    event.preventDefault();
+    onChange("");
+  };
+  return (
+    <input
+      id={id}
+      class={name}
+      type="search"
+      placeholder={label}
+      aria-label={label}
+      value={value}
+      onInput={(event) => onChange(event.currentTarget.value)}
+      onKeyDown={onKeyDown}
+    />
+  );
+}
+
 interface DialogProps {
   title: string;
   onClose: () => void;
@@ -80,8 +111,15 @@ export function Dialog({ title, onClose, children, class: name }: DialogProps) {
         </header>
         {children}
       </div>
+      <Notification />
     </dialog>
   );
+}
+
+// A short text above everything else. An open dialog has its own, because what is outside of it is behind it, cannot be
+// clicked and is not read aloud.
+export function Notification() {
+  return <p class="notification" role="status" onClick={() => notification.set("")}>{useStore(notification)}</p>;
 }
 
 // Asks whether to do something that cannot be undone.
