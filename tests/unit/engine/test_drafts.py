@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -136,10 +137,12 @@ async def test_generators_are_copied_only_for_drafters_that_draw(start: Start, m
     expected = await generate_answer(start(ToyBackend()), PROMPT, n_predict=25, **SAMPLED)
     drafter = KnowingDrafter([known_text(PROMPT, expected)])
     engine = start(ToyBackend(), drafters={"knowing": drafter}, speculation=ALWAYS)
-    monkeypatch.setattr(Chain, "rehearse", None)  # cannot be called
+    rehearse = Mock(side_effect=RuntimeError)
+    monkeypatch.setattr(Chain, "rehearse", rehearse)
     answer = await generate_answer(engine, PROMPT, n_predict=25, **SAMPLED)
     assert observed(answer) == observed(expected)
     assert answer.finish.timings.draft_n_accepted > 0
+    assert not rehearse.called
 
 
 @pytest.mark.parametrize("wrong_every", [0, 3])
