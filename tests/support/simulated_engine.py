@@ -107,7 +107,7 @@ class SimulatedEngine:
 
     def step(self) -> None:
         """Do what the worker does in a step."""
-        for task in list(self.scheduler.to_interrupt()):
+        for task in list(self.scheduler.to_interrupt(lambda task: True)):
             self._interrupt(task)
         for task, slot in self.scheduler.admit():
             self._begin(task, slot)
