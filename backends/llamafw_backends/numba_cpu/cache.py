@@ -30,15 +30,24 @@ MAX_AGE = 30 * 24 * 3600  # seconds since its last use after which code may be r
 _VERSION_FOLDER = re.compile(r"llamafw-[0-9a-f]{16}")
 
 
+def hash_sources(package: Path) -> str:
+    """Return a hash of all sources in a folder, and of the versions of Numba and LLVM."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_VERSION = hash_sources(Path(__file__).parent)
+"""Computed when the package is imported: a server must not store its code as that of a version installed later."""
+
+
 def version_folder() -> Path:
     """Return the folder of this version's code.
 
     It may not exist yet.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return code_root() / f"llamafw-{digest.hexdigest()[:16]}"
+    return code_root() / f"llamafw-{_VERSION}"
 
 
 def plugin_source(function: Callable[..., object]) -> bytes:

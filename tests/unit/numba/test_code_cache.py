@@ -67,16 +67,22 @@ def test_second_start_compiles_nothing(tmp_path: Path) -> None:
     assert second.splitlines() == ["compiled []"]
 
 
-def test_version_folder_depends_on_every_source(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = []
+def test_version_depends_on_every_source(tmp_path: Path) -> None:
+    hashes = []
     for text in ("a = 1", "a = 2", "a = 1"):
-        source = tmp_path / "package"
-        source.mkdir(exist_ok=True)
-        (source / "emit.py").write_text(text)
-        monkeypatch.setattr(cache, "__file__", str(source / "cache.py"))
-        folders.append(cache.version_folder())
-    assert folders[0] == folders[2] != folders[1]
-    assert {folder.parent for folder in folders} == {root}
+        (tmp_path / "formats").mkdir(exist_ok=True)
+        (tmp_path / "formats/q9.py").write_text(text)
+        hashes.append(cache.hash_sources(tmp_path))
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_version_is_that_of_the_imported_code(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version may be installed while a server runs."""
+    before = cache.version_folder()
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+    assert cache.version_folder() == before
+    assert before.parent == root
+    assert before.name.removeprefix("llamafw-") == cache.hash_sources(Path(kernel_compiler.__file__).parent)
 
 
 def test_kernels_are_compiled_without_a_writable_folder(root: Path) -> None:
