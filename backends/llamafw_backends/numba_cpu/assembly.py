@@ -121,7 +121,7 @@ class Assembly:
         """Return the addresses of a phase's kernel and of its arguments."""
         match units:
             case [MatrixUnit() as unit]:
-                return self._kernel("matrix", 3, phases.matrix), self._store(MATRIX, self._matrix(unit))
+                return self._kernel("matrix", 3, phases.matrix), self._matrix(unit)
             case [ColumnsUnit(pairs=None) as unit]:
                 return self._kernel("columns", 3, phases.columns), self._columns(unit, COLUMNS)
             case [ColumnsUnit(pairs=Pairs() as pairs) as unit]:
@@ -232,7 +232,8 @@ class Assembly:
         is_grouped = x.records.mode == GROUPED
         return {name: matrix.record[name][0] for name in TENSOR.names or ()} | {
             "stage": stage,
-            "n_parts": x.n_parts,
+            "n_parts": max(x.n_parts, matrix.n_splits),
+            "is_split": int(matrix.n_splits > 1),
             "part_tiles": matrix.part_tiles if matrix.n_parts > 1 else 0,  # 0: all parts have the same matrix
             "first_tile": product.first_tile,
             "used_tiles": product.used_tiles,
@@ -247,11 +248,14 @@ class Assembly:
             "biases": product.biases.address if product.biases else 0,
         }
 
-    def _matrix(self, unit: MatrixUnit) -> dict[str, Any]:
-        """Return the fields of a product whose result has a place."""
-        fields = self._product(unit.product, unit.stage)
-        fields |= {"add": int(unit.add), "out_part": 4 * unit.product.matrix.weight.shape[-2]}
-        return fields | (self._address("out", unit.out) if unit.out else self._returned())
+    def _matrix(self, unit: MatrixUnit) -> int:
+        """Write the records of products that are added; return the address of the first."""
+        first, *others = unit.products
+        fields = self._product(first, unit.stage)
+        fields |= {"add": int(unit.add), "out_part": 4 * first.matrix.weight.shape[-2]}
+        fields |= self._address("out", unit.out) if unit.out else self._returned()
+        more = [self._new(MATRIX, **self._product(other, unit.stage)) for other in others]
+        return self._store(MATRIX, fields, {"more": more})
 
     @staticmethod
     def _table(pairs: Pairs) -> dict[str, int]:
@@ -308,7 +312,10 @@ class Assembly:
         else:
             fields |= self._address("out", unit.out) if unit.out else self._returned()
         self._need_scratch(unit.n_slots * 4 * max(phases.CHUNK_FLOATS, 16 * tiles * n_rows))
-        inputs = [self._new(MATRIX, **self._product(product, unit.stage)) for product in unit.inputs]
+        inputs = [self._new(MATRIX, slot=slot, **self._product(product, unit.stage)) for slot, product in unit.inputs]
+        slots = [slot for slot, _ in unit.inputs]
+        for i, record in enumerate(inputs):
+            record["add"] = int(slots[i] in slots[:i])
         return self._store(dtype, fields | more, {"inputs": inputs, "ops": ops})
 
     def _attention(self, unit: AttentionUnit) -> tuple[int, int]:

@@ -203,7 +203,7 @@ def _compute(
             records = m.records + thread * m.records_stride + row * m.records_row
             floats = m.floats + thread * m.floats_stride + row * m.floats_row
         first_tile, last_tile = tile + c.unit * column, tile + c.unit * end
-        product = scratch + i * n * stride
+        product = scratch + m.slot * n * stride
         buffer = p.buffer + thread * p.buffer_stride
         matmul(record, p.widths, buffer, records, floats, n, first_tile, last_tile, product, stride, 0)
         if m.scales != 0:

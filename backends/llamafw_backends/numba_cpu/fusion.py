@@ -3,12 +3,14 @@
 - A norm, a rotation or a scale of query, key or value heads is part of the attention that reads them.
 - SiLU after a convolution is part of it, and so is the repetition of heads before linear attention.
 - Elementwise operators of matrix products are computed with the products, in groups of columns.
+- Products that are only added are one product: each is added to the one before while it is computed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 from llamafw import graph as g
 from llamafw_backends.numba_cpu.kept_rows import KeptRows
@@ -47,6 +49,7 @@ class Fusion:
 
         self.claimed: set[g.Value] = set()  # computed as a part of something else
         self.columns: dict[g.Value, list[g.Value]] = {}  # by the last value of elementwise operators of products
+        self.sums: dict[g.Value, list[g.Value]] = {}  # products by their sum
         self.chains: dict[g.Value, tuple[list[g.Value], g.Value]] = {}  # see `_head_chain`
         self.row_orders: dict[g.Linear, Order] = {}
         self.silu_of: dict[g.Value, g.Value] = {}  # by the convolution
@@ -79,6 +82,20 @@ class Fusion:
         for value in found:
             found += [user for user in self.users[value] if is_view(user)]
         return [user for one in found for user in self.users[one] if not is_view(user)]
+
+    def slots_of_products(self, members: Sequence[g.Value]) -> dict[g.Value, int]:
+        """Return a number for each product of a group, and for their sums.
+
+        Products that are only added have the same number, because each is added to those before it.
+        """
+        products = [member for member in members if is_product(member)]
+        whole = {product: product for product in products}  # the sum that a value is a part of
+        for value in members if all(isinstance(linear_of(one), g.Linear) for one in products) else []:
+            parts = value.inputs()
+            if isinstance(value, g.Add) and all(one in whole.values() and len(self.users[one]) == 1 for one in parts):
+                whole = {one: value if total in parts else total for one, total in whole.items()} | {value: value}
+        numbers = {total: i for i, total in enumerate(dict.fromkeys(whole[product] for product in products))}
+        return {one: numbers[total] for one, total in whole.items()}
 
     def _find_early(self) -> set[g.Value]:
         """Return the values that other tokens depend on, or that are returned for all tokens."""
@@ -205,7 +222,10 @@ class Fusion:
                 continue
             members = self._column_members(value)
             if members:
-                self.columns[value] = members
+                if all(_is_summand(member) for member in members):
+                    self.sums[value] = [member for member in members if is_product(member)]
+                else:
+                    self.columns[value] = members
                 self.claimed.update(member for member in members if member is not value)
                 self.claimed.update(linear_of(member) for member in members if is_product(member))
 
@@ -284,6 +304,11 @@ def is_product(value: g.Value) -> bool:
     if isinstance(value, g.Linear):
         return len(value.weight.shape) == 2 and len(value.x.shape) == 1 and value.scale is None
     return isinstance(value, g.ExpertLinear)
+
+
+def _is_summand(value: g.Value) -> bool:
+    """Return whether a value is a product with a matrix, or a sum."""
+    return isinstance(value, g.Add) or (is_product(value) and isinstance(linear_of(value), g.Linear))
 
 
 def linear_of(value: g.Value) -> g.Linear | g.ExpertLinear:

@@ -115,12 +115,15 @@ MATRIX = np.dtype(
         ("stage", I),
         *named(I, "n_parts part_tiles"),  # matrices of the tensor, and the tiles of each
         *named(I, "first_tile used_tiles"),  # of each matrix, those that are multiplied
+        ("is_split", I),  # 1: the matrices have adjacent columns of one, and are multiplied with parts of each row
         *named(I, "records floats"),  # activations in either layout
         *named(I, "records_stride floats_stride"),  # from thread to thread, if there is only one row
         *named(I, "records_row floats_row"),  # bytes per token and part
         ("has_pair_rows", I),  # 0: all pairs of a token and an expert have the same row
         *named(I, "out out_stride out_mode out_part"),
         ("add", I),  # 1: the product is added to ``out``
+        *named(I, "more n_more"),  # (n_more,) MATRIX: further products, which are added to the first
+        ("slot", I),  # where the product goes, if it is one of several in groups of columns
         ("scales", I),  # (n_parts,) float32: factors of the products of experts, or 0
         ("biases", I),  # (n_parts, rows) float32: added after the factor, or 0
     ]
@@ -130,7 +133,7 @@ MATRIX = np.dtype(
 COLUMNS = np.dtype(
     [
         ("stage", I),
-        *named(I, "inputs n_inputs"),  # (n_inputs,) MATRIX: their products go to the slots 0, 1 …
+        *named(I, "inputs n_inputs"),  # (n_inputs,) MATRIX
         *named(I, "ops n_ops"),  # (n_ops,) ROW_OP: operands are numbers of slots
         *named(I, "n_slots result"),  # the slot of the result
         *named(I, "n_columns unit"),  # columns are computed in groups of ``unit`` tiles

@@ -7,7 +7,7 @@ computed. All other operators become operators on rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llamafw import ModelError
@@ -149,6 +149,9 @@ class Lowering:
         if value in self.fusion.columns:
             self._lower_columns(value, stage)
             return
+        if value in self.fusion.sums:
+            self._append_products(value, [self._product(one, stage) for one in self.fusion.sums[value]], stage)
+            return
         match value:
             case g.Input() | g.GroupedPositions() | g.Cache() | g.KeyValue():
                 pass
@@ -188,24 +191,44 @@ class Lowering:
 
     def _lower_linear(self, value: g.Linear, stage: int) -> None:
         """Append the product with a matrix, or with one matrix per head."""
-        product = self._product(value, stage)
+        product = self._product(value, stage, can_split=self._can_split(value))
+        if product.matrix.n_splits > 1:
+            self._append_split(value, product, stage)
+            return
         if value.scale is not None:
             self._lower_scaled(value, product, stage)
             return
+        self._append_products(value, [product], stage)
+
+    def _can_split(self, value: g.Linear) -> bool:
+        """Return whether the columns of a product's matrix can be divided into parts whose products are added."""
+        is_plain = value.scale is None and value.bias is None and len(value.x.shape) == 1
+        return is_plain and not self._is_only_returned(value) and value not in self.fusion.row_orders
+
+    def _append_split(self, value: g.Linear, product: Product, stage: int) -> None:
+        """Append the products with the parts of a matrix, and their sum."""
+        n, n_parts = g.size_of(value), product.matrix.n_splits
+        source = Place(float_buffer(n * n_parts))
+        self.units.append(MatrixUnit([product], source, stage=stage))
+        fields = {"size": n, "n": n, "n_parts": n_parts, "a_step": 4 * n}
+        self.units.append(RowUnit(k.add_parts, source, None, self.new(value), fields, stage=stage))
+
+    def _append_products(self, value: g.Value, products: Sequence[Product], stage: int) -> None:
+        """Append the product that a value is, or the sum of several."""
         if self._is_only_returned(value):
-            self.units.append(MatrixUnit(product, None, stage=stage))
+            self.units.append(MatrixUnit(products, None, stage=stage))
             self._is_returned = True
             return
         place = self.new(value)
         self.in_place.add(place.buffer)
-        self.units.append(MatrixUnit(product, place, stage=stage))
+        self.units.append(MatrixUnit(products, place, stage=stage))
 
     def _lower_scaled(self, value: g.Linear, product: Product, stage: int) -> None:
         """Append a product, and the operators that multiply it by its scale and add its bias."""
         assert value.scale is not None  # the only case that is lowered here
         n = g.size_of(value)
         source = Place(float_buffer(n))
-        self.units.append(MatrixUnit(product, source, stage=stage))
+        self.units.append(MatrixUnit([product], source, stage=stage))
         factor = {"x": float(self.weights.vector(value.scale).values[0])}
         place = self.new(value) if value.bias is None else Place(float_buffer(n))
         self.units.append(RowUnit(k.scale, source, None, place, parts(n, 1) | factor, stage=stage))
@@ -214,11 +237,11 @@ class Lowering:
             fields = parts(n_bias, n // n_bias) | {"weight": bias}
             self.units.append(RowUnit(k.add_weight, place, None, self.new(value), fields, stage=stage))
 
-    def _product(self, value: g.Value, stage: int) -> Product:
+    def _product(self, value: g.Value, stage: int, *, can_split: bool = False) -> Product:
         """Return the product that a value is: all of it, or the part that a slice takes."""
         linear = linear_of(value)
         order = self.fusion.row_orders.get(linear, ()) if isinstance(linear, g.Linear) else ()
-        matrix = self.weights.matrix(linear.weight, None if linear.scale else linear.bias, order)
+        matrix = self.weights.matrix(linear.weight, None if linear.scale else linear.bias, order, can_split=can_split)
         scales = biases = None
         if isinstance(linear, g.Linear):
             x = self._to_activations(linear.x, math.prod(linear.x.shape[:-1]), stage, matrix.layout)
@@ -264,10 +287,10 @@ class Lowering:
         return self._activations[key]
 
     def _residual(self, value: g.Add) -> tuple[g.Value, g.Value] | None:
-        """Return the operands of a sum if the second is a product that can be added to the first in place."""
+        """Return the operands of a sum if the second is one or several products that can be added to the first."""
         for x, product in ((value.a, value.b), (value.b, value.a)):
             source, linear = strip(x), strip(product)
-            if not isinstance(linear, g.Linear) or linear.scale is not None:
+            if linear not in self.fusion.sums and (not isinstance(linear, g.Linear) or linear.scale is not None):
                 continue
             if linear not in self.places or value is self._final():
                 continue
@@ -289,15 +312,17 @@ class Lowering:
         old = self.places.pop(linear)
         (unit,) = (unit for unit in self.units if isinstance(unit, MatrixUnit) and unit.out == old)
         self.units.remove(unit)
-        self.units.append(MatrixUnit(unit.product, self.places[value], add=True, stage=self.stage(value)))
+        self.units.append(MatrixUnit(unit.products, self.places[value], add=True, stage=self.stage(value)))
 
     def _lower_columns(self, last: g.Value, stage: int) -> None:
         """Append elementwise operators of products, computed in groups of columns."""
         members = self.fusion.columns[last]
         products = [member for member in members if is_product(member)]
-        inputs = [self._product(product, stage) for product in products]
-        slots: dict[g.Value, int] = {product: i for i, product in enumerate(products)}
-        n_slots, ops = len(inputs), []
+        slots = self.fusion.slots_of_products(members)
+        firsts = {slots[product]: product for product in reversed(products)}
+        products.sort(key=lambda one: firsts[slots[one]] is not one)  # those of one adapter are adjacent in memory
+        inputs = [(slots[product], self._product(product, stage)) for product in products]
+        n_slots, ops = 1 + max(slots.values()), []
         gates = {value.a for value in members if isinstance(value, g.Mul) and self._is_gate(value.a)}
         for value in members:
             if value in slots or value in gates:

@@ -28,7 +28,6 @@ from llamafw_backends.numba_cpu.tiles import (
     Q8_LAYOUT,
     Format,
     QuantFormat,
-    element_address,
     record_at,
 )
 from llamafw_backends.numba_cpu.unpacked import BUFFER_BYTES, TILES, Unpacked, can_unpack, record_bytes, unpack_tiles
@@ -66,6 +65,30 @@ def _group_widths(isa: InstructionSet, n_tokens: int) -> tuple[int, ...]:
     return (width, *_group_widths(isa, n_tokens - width))
 
 
+def _fetches(
+    b: Builder, tiles: Sequence[Value], tile_bytes: Value, record_bytes: int, *, is_stream: bool
+) -> tuple[list[Value], Value]:
+    """Emit where weights are fetched ahead of each of some adjacent tiles, and how far this moves with a record.
+
+    What follows short tiles is fetched in the order of its addresses, which processors fetch faster than several
+    streams.
+    """
+    n, record = len(tiles), constant(I64, record_bytes)
+    if not is_stream:
+        distance = b.mul(tile_bytes, constant(I64, CHUNK))
+        return [b.add(tile, distance) for tile in tiles], record
+    is_short = b.icmp_signed("<=", b.mul(tile_bytes, constant(I64, n)), constant(I64, STREAM_AHEAD))
+    starts = [
+        b.select(
+            is_short,
+            address(b, tiles[0], STREAM_AHEAD + i * record_bytes),
+            address(b, tile, STREAM_AHEAD // n),
+        )
+        for i, tile in enumerate(tiles)
+    ]
+    return starts, b.select(is_short, constant(I64, n * record_bytes), record)
+
+
 def _tiles_by_tokens(
     module: Any,
     isa: InstructionSet,
@@ -86,7 +109,7 @@ def _tiles_by_tokens(
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, _, n_records, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
-        distance = constant(I64, STREAM_AHEAD // n_tiles) if is_stream else b.mul(tile_bytes, constant(I64, CHUNK))
+        fetched, fetch_step = _fetches(b, tiles, tile_bytes, bytes_per_record, is_stream=is_stream)
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
         pipeline = isa.pipeline(b, n_tokens) if is_early else None
 
@@ -108,9 +131,9 @@ def _tiles_by_tokens(
             assert isinstance(tile_format, QuantFormat)
             tile_format.start(record_at(b, tile_format, tiles[0], i), pipeline.issue(b, i), tokens_at(i))
 
-        def fetch_ahead(tile: Value, i: Value) -> None:
+        def fetch_ahead(start: Value, i: Value) -> None:
             """Fetch what will be multiplied later."""
-            ahead = element_address(b, b.add(tile, distance), i, bytes_per_record)
+            ahead = b.add(start, b.mul(i, fetch_step))
             for line in range(0, bytes_per_record, 64):
                 emit.prefetch(b, address(b, ahead, line), level=1 if is_stream else 2)
 
@@ -122,8 +145,8 @@ def _tiles_by_tokens(
             if pipeline:
                 following = b.add(i, constant(I64, 1))
                 issue(b.select(b.icmp_signed("<", following, n_records), following, i))
-            for tile in tiles if not isinstance(tile_format, Unpacked) else []:
-                fetch_ahead(tile, i)
+            for start in fetched if not isinstance(tile_format, Unpacked) else []:
+                fetch_ahead(start, i)
             records = [record_at(b, tile_format, tile, i, widths[0]) for tile in tiles]
             dots = pipeline.collect(b, i) if pipeline else isa
             sums_of_tiles = [sums[t : t + n_tokens] for t in range(0, len(sums), n_tokens)]

@@ -1,12 +1,17 @@
-"""The kernel that copies the rows of a matrix into tiles, with 16 rows interleaved, while a model loads."""
+"""Pack matrices while a model loads: the kernel that copies their rows into tiles, with 16 rows interleaved."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from llamafw import Tensor
 from llamafw_backends.numba_cpu.kernel_records import I, accessor, named
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
 from llamafw_backends.numba_cpu.threads import work_range
+from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, ROWS, Format
+
+MAX_SPLIT_ROWS = 128  # of matrices whose columns threads share; see `count_splits`
+MAX_SPLITS, MIN_SPLIT_COLUMNS = 16, 256
 
 PACKING = np.dtype(
     [
@@ -39,3 +44,16 @@ def pack(packing: int, thread: int) -> int:
                 source += p.block_bytes
                 words = scales + p.scale_bytes
     return 0
+
+
+def count_splits(shape: tuple[int, ...], tensor: Tensor, tile_format: Format) -> int:
+    """Return how many parts the columns of a matrix are divided into, so that threads can share its few tiles.
+
+    The order of additions depends on it, so it depends on nothing but the matrix.
+    """
+    n_rows, n_columns = shape[-2:]
+    is_float = tile_format.layout == F32_LAYOUT and tensor.type_name == tile_format.name
+    if len(shape) != 2 or not is_float or n_rows > MAX_SPLIT_ROWS or n_rows % ROWS:
+        return 1
+    counts = range(min(MAX_SPLITS, n_columns // MIN_SPLIT_COLUMNS), 1, -1)
+    return next((n for n in counts if n_columns % (n * tile_format.columns) == 0), 1)

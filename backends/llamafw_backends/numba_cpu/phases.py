@@ -25,11 +25,12 @@ from llamafw_backends.numba_cpu.kernel_records import (
     select_at,
     selection_at,
 )
-from llamafw_backends.numba_cpu.matmul import matmul
+from llamafw_backends.numba_cpu.matmul import matmul, width_for
 from llamafw_backends.numba_cpu.simd import call_address, load_f32, load_i64, store_f32
 from llamafw_backends.numba_cpu.threads import work_range
 
 CHUNK_FLOATS = 32768  # products of one matrix that a thread computes before it uses them: 128 KiB of its L2 cache
+MIN_SUM_TILES = 8  # computed before other products are added to them, as many as `unpacked` unpacks at once
 OP_BYTES = ROW_OP.itemsize
 _MATRIX_BYTES, _SELECTION_BYTES = MATRIX.itemsize, SELECTION.itemsize
 call_row_kernel = call_address(8)
@@ -82,15 +83,20 @@ def _multiply(
 
 
 def matrix(plan: int, record: int, thread: int) -> int:
-    """Multiply this thread's tiles of a matrix with the activations of all rows."""
+    """Multiply this thread's tiles of a matrix with the activations of all rows, and add further products."""
     p, m = plan_at(plan), matrix_at(record)
     n = n_rows_of(p, m.stage)
     target = result_at(p, m.out, m.out_mode)
     first, last = work_range(m.n_parts * m.used_tiles, thread, p.n_threads)
     if m.n_parts == 1:
-        if first < last:
-            tile = m.first_tile
-            _multiply(p, record, thread, n, tile + first, tile + last, target + 64 * first, m.out_stride, m.add)
+        at_once = max(MIN_SUM_TILES, CHUNK_FLOATS // (16 * n)) if m.n_more else max(1, last - first)
+        for tile in range(first, last, at_once):
+            end, out = min(tile + at_once, last), target + 64 * tile
+            _multiply(p, record, thread, n, m.first_tile + tile, m.first_tile + end, out, m.out_stride, m.add)
+            for i in range(m.n_more):
+                other = m.more + i * _MATRIX_BYTES
+                start = matrix_at(other).first_tile
+                _multiply(p, other, thread, n, start + tile, start + end, out, m.out_stride, 1)
         return 0
 
     records = m.records + (thread * m.records_stride if n == 1 else 0)
@@ -103,9 +109,27 @@ def matrix(plan: int, record: int, thread: int) -> int:
         part_records, part_floats = records + part * n * m.records_row, floats + part * n * m.floats_row
         offset = part * (m.part_tiles - m.used_tiles) + m.first_tile  # from the tiles that are used to all tiles
         tile, last_tile = first + offset, end + offset
-        matmul(record, p.widths, buffer, part_records, part_floats, n, tile, last_tile, out, m.out_stride, m.add)
+        if m.is_split:
+            _multiply_part(p, record, buffer, floats, n, part, tile, last_tile, out)
+        else:
+            matmul(record, p.widths, buffer, part_records, part_floats, n, tile, last_tile, out, m.out_stride, m.add)
         first = end
     return 0
+
+
+@jit
+def _multiply_part(
+    p: Any, record: int, buffer: int, floats: int, n: int, part: int, tile: int, last_tile: int, out: int
+) -> None:
+    """Multiply tiles of part ``part`` of a split matrix with its columns of all rows, one group of tokens at a time."""
+    m, row = matrix_at(record), 0
+    column_bytes = m.floats_row // m.n_parts
+    while row < n:
+        width = width_for(p.widths, n - row)
+        part_floats = floats + row * m.floats_row + part * width * column_bytes
+        matmul(record, p.widths, buffer, 0, part_floats, width, tile, last_tile, out, m.out_stride, 0)
+        out += width * m.out_stride
+        row += width
 
 
 def columns(plan: int, record: int, thread: int) -> int:
@@ -125,9 +149,9 @@ def columns(plan: int, record: int, thread: int) -> int:
         n_numbers, offset = width * (end - column), 64 * c.unit * column
         for i in range(c.n_inputs):
             m = c.inputs + i * _MATRIX_BYTES
-            tile = matrix_at(m).first_tile
-            product = scratch + i * n * stride
-            _multiply(p, m, thread, n, tile + c.unit * column, tile + c.unit * end, product, stride, 0)
+            x = matrix_at(m)
+            first_tile, last_tile = x.first_tile + c.unit * column, x.first_tile + c.unit * end
+            _multiply(p, m, thread, n, first_tile, last_tile, scratch + x.slot * n * stride, stride, x.add)
 
         for row in range(n):
             for i in range(c.n_ops):

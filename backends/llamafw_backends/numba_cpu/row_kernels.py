@@ -140,6 +140,17 @@ def add_rows(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, fir
     return 0
 
 
+def add_parts(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
+    """Write the sum of the row's parts, added in order."""
+    o = row_op_at(op)
+    for i in range(0, 4 * n, 64):
+        total = load(a + i)
+        for part in range(1, o.n_parts):
+            total = add(total, load(a + part * o.a_step + i))
+        store(total, out + i)
+    return 0
+
+
 def multiply_rows(plan: int, op: int, a: int, b: int, out: int, row: int, n: int, first: int) -> int:
     """Write a · b."""
     for i in range(0, 4 * n, 64):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from llamafw_backends.numba_cpu.kernel_records import (
     BATCH_BARRIER,
@@ -90,7 +91,8 @@ def schedule(units: Sequence[Unit], n_rows: int, n_threads: int) -> Schedule:
     phases = _with_selection(_group(units))
     _choose_modes(phases)
     buffers = _find_lives(phases)
-    n_bytes = _place(buffers, max(n_rows, n_threads), n_threads)
+    _add_barriers(phases)  # those that are needed even if no buffers share memory
+    n_bytes = _place(buffers, _count_barriers(phases), max(n_rows, n_threads), n_threads)
     _add_barriers(phases)
     return Schedule(phases, n_bytes, buffers)
 
@@ -174,8 +176,16 @@ def _find_lives(phases: list[Phase]) -> list[Buffer]:
     return list(found)
 
 
-def _place(buffers: Iterable[Buffer], n_rows: int, n_threads: int) -> int:
-    """Give each buffer a place that no other one has at the same time; return the size of the memory."""
+def _count_barriers(phases: list[Phase]) -> list[int]:
+    """Return, for each phase, how many barriers a single token has had before it starts."""
+    return list(accumulate(int(bool(phase.barrier & SINGLE_BARRIER)) for phase in phases))
+
+
+def _place(buffers: Iterable[Buffer], n_barriers: Sequence[int], n_rows: int, n_threads: int) -> int:
+    """Give each buffer a place that no other one has at the same time; return the size of the memory.
+
+    Buffers between whose uses there is no barrier have different places, because they would need a barrier more.
+    """
     placed: list[Buffer] = []
     for buffer in buffers:
         if not buffer.row_bytes:
@@ -183,7 +193,7 @@ def _place(buffers: Iterable[Buffer], n_rows: int, n_threads: int) -> int:
         buffer.n_bytes = align_up(buffer.row_bytes * (n_threads if buffer.mode == TRANSIENT else n_rows) + _SLACK)
         start = 0
         for other in sorted(placed, key=lambda one: one.start):
-            if other.last < buffer.first or buffer.last < other.first:
+            if n_barriers[other.last] < n_barriers[buffer.first] or n_barriers[buffer.last] < n_barriers[other.first]:
                 continue
             if start + buffer.n_bytes <= other.start:
                 break
@@ -200,6 +210,7 @@ def _add_barriers(phases: list[Phase]) -> None:
             tuple[Buffer, bool, bool]
         ] = []  # buffer, whether it is written, whether threads use their own rows
         for phase in phases:
+            phase.barrier &= ~flag
             if isinstance(phase.units[0], SelectUnit):
                 continue
             own = flag == SINGLE_BARRIER and phase.uses_own_rows()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from llamafw import BackendContext
 from llamafw_backends.numba_cpu.convolution import CONVOLUTION
@@ -100,11 +100,11 @@ def _unit(unit: Unit) -> str:
             tables = (value.tensor for value in unit.fields.values() if isinstance(value, Table))
             return " ".join([unit.kernel.__name__, *(f"{one.name} {one.type_name}" for one in tables)])
         case MatrixUnit():
-            return f"matrix {_product(unit.product)}{', added' if unit.add else ''}"
+            return f"matrix {' + '.join(map(_product, unit.products))}{', added' if unit.add else ''}"
         case ColumnsUnit():
             kernels = [op.kernel.__name__ for op in unit.ops]
             experts = " of experts" if unit.pairs else ""
-            return f"columns{experts} {', '.join([*map(_product, unit.inputs), *kernels])}"
+            return f"columns{experts} {', '.join([*_sums(unit.inputs), *kernels])}"
         case AttentionUnit():
             ops = [
                 f"{name} {op.kernel.__name__}"
@@ -125,6 +125,14 @@ def _unit(unit: Unit) -> str:
         case SelectUnit():
             return "select"
     raise AssertionError(f"{type(unit).__name__} has no description")
+
+
+def _sums(inputs: Sequence[tuple[int, Product]]) -> Iterator[str]:
+    """Yield the products of each slot."""
+    slots: dict[int, list[str]] = {}
+    for slot, product in inputs:
+        slots.setdefault(slot, []).append(_product(product))
+    yield from map(" + ".join, slots.values())
 
 
 def _product(product: Product) -> str:

@@ -124,15 +124,15 @@ class Product:
 
 @dataclass(eq=False)
 class MatrixUnit(Unit):
-    """A product with a matrix."""
+    """A product with a matrix, or the sum of several products of the same size."""
 
-    product: Product
+    products: Sequence[Product]  # each is added to those before it
     out: Place | None  # None: the logits
     add: bool = False  # to what is in ``out``
 
     def reads(self) -> list[Buffer]:
         added = [self.out.buffer] if self.out and self.add else []
-        return [self.product.x.records, self.product.x.floats, *added]
+        return [*added, *(buffer for one in self.products for buffer in (one.x.records, one.x.floats))]
 
     def writes(self) -> list[Buffer]:
         return [self.out.buffer] if self.out else []
@@ -193,7 +193,7 @@ class SlotOp:
 class ColumnsUnit(Unit):
     """Elementwise operators of products with matrices."""
 
-    inputs: Sequence[Product]
+    inputs: Sequence[tuple[int, Product]]  # slots, and what is added to them; the first product of a slot replaces it
     ops: Sequence[SlotOp]
     n_slots: int
     result: int
@@ -203,7 +203,7 @@ class ColumnsUnit(Unit):
 
     def reads(self) -> list[Buffer]:
         table = [self.pairs.table] if self.pairs else []
-        return [*table, *(buffer for one in self.inputs for buffer in (one.x.records, one.x.floats))]
+        return [*table, *(buffer for _, one in self.inputs for buffer in (one.x.records, one.x.floats))]
 
     def writes(self) -> list[Buffer]:
         if isinstance(self.out, Activations):

@@ -45,26 +45,29 @@ class Matrix:
     order: Order
     tile_format: Format
     record: npt.NDArray[np.void]  # TENSOR
+    n_splits: int = 1  # a matrix is stored as several, each of which has some of its columns
 
     @property
     def n_parts(self) -> int:
         """Number of matrices."""
-        return self.weight.shape[0] if len(self.weight.shape) == 3 else 1
+        return self.weight.shape[0] if len(self.weight.shape) == 3 else self.n_splits
 
     @property
     def n_rows(self) -> int:
         """Rows of all matrices."""
-        return int(np.prod(self.weight.shape[:-1]))
+        return int(np.prod(self.weight.shape[:-1])) * self.n_splits
 
     def row_order(self) -> npt.NDArray[np.int64]:
-        """Return the number in the file of each row."""
+        """Return the number in the file of each row; of a matrix that is split, a row has several."""
         rows = np.arange(self.n_rows)
+        if self.n_splits > 1:
+            return rows.reshape(-1, self.n_splits).T.reshape(-1)
         return rows.reshape(-1, len(self.order))[:, list(self.order)].reshape(-1) if self.order else rows
 
     @property
     def n_columns(self) -> int:
         """Columns of each matrix."""
-        return self.weight.shape[-1]
+        return self.weight.shape[-1] // self.n_splits
 
     @property
     def part_tiles(self) -> int:
@@ -156,12 +159,15 @@ class Weights:
 
     # --- what a plan asks for -----------------------------------------------------------------------
 
-    def matrix(self, weight: g.Weight, bias: g.Weight | None = None, order: Order = ()) -> Matrix:
-        """Return a matrix, or several of the same shape."""
-        key = (weight, bias, order)
+    def matrix(
+        self, weight: g.Weight, bias: g.Weight | None = None, order: Order = (), *, can_split: bool = False
+    ) -> Matrix:
+        """Return a matrix, or several of the same shape; if ``can_split``, a narrow one may be split by columns."""
+        tensor = self._context.model.tensors[weight.name]
+        tile_format = self._format(tensor) or FORMATS["F32"]
+        n_splits = packing.count_splits(weight.shape, tensor, tile_format) if can_split else 1
+        key = (weight, bias, order, n_splits)
         if key not in self._matrices:
-            tensor = self._context.model.tensors[weight.name]
-            tile_format = self._format(tensor) or FORMATS["F32"]
             if len(weight.shape) not in (2, 3) or weight.shape[-1] % tile_format.columns:
                 raise ModelError(
                     f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
@@ -172,7 +178,7 @@ class Weights:
                     f"{self._context.model.path}: the tensor {tensor.name!r} has shape {tensor.shape}; the numba "
                     f"backend needs groups of matrices whose number of rows is a multiple of {ROWS}"
                 )
-            self._matrices[key] = Matrix(tensor, weight, bias, order, tile_format, new_records(TENSOR))
+            self._matrices[key] = Matrix(tensor, weight, bias, order, tile_format, new_records(TENSOR), n_splits)
         return self._matrices[key]
 
     def vector(self, weight: g.Weight, order: Order = (), change: Callable[[Floats], Floats] | None = None) -> Vector:
@@ -327,7 +333,7 @@ class Weights:
         """Copy the rows of a matrix into its tiles; ``data`` are those of its tensor."""
         tile_format, n_rows, n_columns = matrix.tile_format, matrix.n_rows, matrix.n_columns
         order, tiles = matrix.row_order(), int(matrix.record["weights"][0])
-        n_file_rows = int(np.prod(matrix.tensor.shape[:-1]))
+        n_file_rows = int(np.prod(matrix.tensor.shape[:-1])) * matrix.n_splits
         rows_per_part = n_file_rows // matrix.tensor.shape[0]
         rows = data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
         if matrix.tensor.type_name == tile_format.name:

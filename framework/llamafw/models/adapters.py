@@ -254,8 +254,8 @@ def _digest(adapter: Adapter, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _stack(stack: Stack, adapters: Sequence[LoadedAdapter], quants: Mapping[str, Quant]) -> Tensor:
-    """Return the tensor that a stack describes: of the type of its parts, or F32 if their numbers must be unpacked."""
-    parts = [(part.start, adapters[part.adapter].tensors[part.name]) for part in stack.parts]
+    """Return the tensor that a stack describes, of a type that has all numbers of its parts exactly."""
+    parts = [(part.start, _shorten(adapters[part.adapter].tensors[part.name], quants)) for part in stack.parts]
     types = {tensor.type_name for _, tensor in parts}
     if len(parts) == 1 and parts[0][1].shape == stack.shape:
         return replace(parts[0][1], name=stack.name)
@@ -269,6 +269,24 @@ def _stack(stack: Stack, adapters: Sequence[LoadedAdapter], quants: Mapping[str,
         place[stack.axis] = slice(start, start + numbers.shape[stack.axis])
         joined[tuple(place)] = numbers
     return Tensor(stack.name, stack.shape, type_name, joined.reshape(-1).view(np.uint8))
+
+
+def _shorten(tensor: Tensor, quants: Mapping[str, Quant]) -> Tensor:
+    """Return a tensor of F32 as BF16 or F16 if these have all its numbers; a token then reads half of the bytes."""
+    if tensor.type_name != "F32":
+        return tensor
+    bits = np.ascontiguousarray(tensor.data).view(np.uint32)
+    if not (bits & 0xFFFF).any() and "BF16" in quants:
+        return _with_numbers(tensor, "BF16", (bits >> 16).astype(np.uint16))
+    numbers = bits.view(np.float32)
+    with np.errstate(over="ignore"):
+        halves = numbers.astype(np.float16)
+    is_exact = np.array_equal(halves, numbers) and "F16" in quants
+    return _with_numbers(tensor, "F16", halves) if is_exact else tensor
+
+
+def _with_numbers(tensor: Tensor, type_name: str, numbers: np.ndarray[Any, Any]) -> Tensor:
+    return Tensor(tensor.name, tensor.shape, type_name, numbers.reshape(-1).view(np.uint8))
 
 
 def _numbers(tensor: Tensor, type_name: str, quants: Mapping[str, Quant]) -> Any:

@@ -75,6 +75,18 @@ def test_tensors_keep_their_type(type_name: str, context: Context, tmp_path: Pat
     assert {model.tensors[stack.name].type_name for stack in adaptation.stacks} == {type_name}
 
 
+@pytest.mark.parametrize("type_name", ["F16", "BF16"])
+def test_f32_tensors_get_16_bits_if_these_are_exact(type_name: str, context: Context, tmp_path: Path) -> None:
+    factors = random_factors(SHAPES, 4, 1)
+    for array in factors.values():
+        bits = array.view(np.uint32)
+        bits[...] = bits & 0xFFFF0000 if type_name == "BF16" else array.astype(np.float16).astype(np.float32).view("u4")
+    loaded = read(write_lora(tmp_path / "a.gguf", factors), context)
+    adaptation, model = adapt_model(context.model, context.graph, [loaded], context.quants)
+    assert {model.tensors[stack.name].type_name for stack in adaptation.stacks} == {type_name}
+    np.testing.assert_allclose(logits(context, [loaded], [1]), expected(context, (factors, 6 / 4)), rtol=0, atol=1e-10)
+
+
 def test_digest_is_that_of_the_numbers(context: Context, tmp_path: Path) -> None:
     factors = random_factors(SHAPES, 4, 1)
     one, same = (read(write_lora(tmp_path / name, factors), context) for name in ("a.gguf", "b.gguf"))

@@ -14,6 +14,7 @@ from llamafw.models.adapters import MAX_NUMBER, adapt_model, read_lora
 from llamafw.testing.adapters import random_factors, write_lora
 from llamafw.testing.batches import batch
 from llamafw_backends.numba_cpu.backend import NumbaBackend
+from llamafw_backends.numba_cpu.kernel_records import SINGLE_BARRIER
 from support.adapters import NAMES, OPTIONS, TOKENS, TOLERANCE, adapted, expected
 from support.numba_backend import make_context, open_backend
 
@@ -84,6 +85,21 @@ def test_weights_are_packed_once(tmp_path: Path) -> None:
         assert own
         assert all(".lora_" in matrix.tensor.name for matrix in own.values())
         assert dict(backend._weights._matrices) == before
+
+
+def test_a_layer_needs_four_barriers_more(tmp_path: Path) -> None:
+    """A token waits for ``A x`` once for each input of a layer's matrices; ``B`` is added where ``W x`` is computed."""
+    path = write(CHECKPOINTS["llama"], tmp_path / "model.gguf")
+    with open_backend(path, n_ctx=64) as backend:
+        with_adapters, _ = adapted(make_context(path), tmp_path)
+        backend.set_adapters(with_adapters)
+        counts = [
+            sum(bool(flags & SINGLE_BARRIER) for flags in steps.logits.phases["barrier"].tolist())
+            for steps in (backend._steps, backend._adapted.steps)
+        ]
+        n_layers = with_adapters.model.metadata["llama.block_count"]
+        at_ends = 2  # for the embedding and the output matrix
+        assert counts[1] - counts[0] == 4 * n_layers + at_ends
 
 
 def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -187,6 +187,31 @@ def hidden_states_inside(w: Weights) -> g.Graph:
     return g.Graph(q, g.flat(y), 64)
 
 
+def sums_of_products(w: Weights) -> g.Graph:
+    """Products are added to others: as logits, in the residual stream, and before they are multiplied."""
+    x = start(w)
+    inner = g.Linear(x, w(16, N_EMBD))
+
+    def both(n: int) -> g.Value:
+        return g.Linear(x, w(n, N_EMBD), w(n)) + g.Linear(inner, w(n, 16))
+
+    h = g.activation(both(96), "silu") * (g.Linear(x, w(96, N_EMBD)) + both(96))
+    x = x + (g.Linear(h, w(N_EMBD, 96)) + g.Linear(g.Linear(h, w(16, 96)), w(N_EMBD, 16)))
+    part = g.Slice(g.Linear(x, w(128, N_EMBD)), 32, 96)
+    x = x + (part + g.Linear(inner, w(N_EMBD, 16)))
+    return g.Graph(x, g.Linear(x, w(50, N_EMBD)) + g.Linear(g.Linear(x, w(16, N_EMBD)), w(50, 16)), 64)
+
+
+def narrow_matrices(w: Weights) -> g.Graph:
+    """Matrices with few rows and many columns are stored in parts, between which threads are divided."""
+    x = start(w)
+    wide = g.Linear(x, w(1040, N_EMBD))
+    h = g.activation(g.Linear(x, w(1536, N_EMBD)), "silu") * g.Linear(x, w(1536, N_EMBD))
+    y = g.Linear(wide, w(16, 1040)) * g.Linear(h, w(16, 1536))
+    x = x + (g.Linear(h, w(N_EMBD, 1536)) + g.Linear(y, w(N_EMBD, 16)))
+    return g.Graph(g.concat(x, g.Linear(g.rms_norm(wide, None, 1e-5), w(48, 1040))), None, 64)
+
+
 def experts(change: Callable[[g.Value, g.Value, Weights], g.Value]) -> Build:
     """Return a function that builds a graph with experts, whose rows ``change`` changes."""
 
@@ -214,6 +239,8 @@ GRAPHS: dict[str, Build] = {
         interleaved_heads_across_matrices,
         different_operators_with_a_state,
         hidden_states_inside,
+        sums_of_products,
+        narrow_matrices,
     )
 } | {
     "rows of experts": experts(lambda h, chosen, w: h),
