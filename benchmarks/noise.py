@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ class NoiseMeter:
     """
 
     def __init__(self, own: Iterable[int] = ()) -> None:
-        self._processes = [psutil.Process(pid) for pid in own]
+        self._processes = {psutil.Process(pid): 0.0 for pid in own}  # with their seconds when they were last seen
         self._start = time.perf_counter(), _busy_time(), self._own_time()
 
     def share(self) -> float:
@@ -34,9 +35,10 @@ class NoiseMeter:
         me = psutil.Process().cpu_times()
         total = me.user + me.system + me.children_user + me.children_system
         for process in self._processes:
-            times = process.cpu_times()
-            total += times.user + times.system
-        return float(total)
+            with contextlib.suppress(psutil.NoSuchProcess):  # Chromium ends some of its processes
+                times = process.cpu_times()
+                self._processes[process] = times.user + times.system
+        return float(total + sum(self._processes.values()))
 
 
 def machine() -> str:
