@@ -7,6 +7,8 @@ pay are still compared with what is drawn, without evaluating them, so that draf
 If the estimates are wrong, the loss is limited: what drafts cost and what they save goes to an account, to which 2 % of
 the time of all steps is added. While it is overdrawn, nothing is drafted.
 
+A drafter that has guessed nothing for a response is asked less often, because asking takes time, too.
+
 Before a draft model can guess, it must read the text so far. A drafter may do so in advance of what it will save, up to
 the time of a number of steps; beyond that, the account is charged.
 """
@@ -30,6 +32,7 @@ _GOOD_RATE = 0.5  # with a higher rate, drafts may pay on some machines
 _FIRST_RATE = 0.5  # the acceptance rate of a drafter before its first draft
 _LENGTHS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 24, 31, 40, 48, 63])  # numbers of tokens to choose from
 _N_STEPS = 16  # after so many steps, the number of tokens is chosen again
+_MAX_SKIPS = 3  # steps in which a drafter that guesses nothing is not asked, after each question
 N_WATCHED = 4  # tokens of a draft that is only compared
 
 
@@ -42,6 +45,8 @@ class Source:
     length: int = 0
     saving: float = 0.0  # seconds saved per accepted token
     n_drafts: int = 0
+    n_empty: int = 0  # times in a row that nothing was guessed
+    n_skips: int = 0  # steps without a question that are left
 
 
 class DraftTuner:
@@ -101,6 +106,18 @@ class DraftTuner:
             source.n_steps = _N_STEPS
             source.length = self._best_length(source, drafter, n_responses, n_tokens, n_min)
         return source.length
+
+    def skips(self, drafter: str, slot: int) -> bool:
+        """Return whether the drafter is not asked in this step, because it has guessed nothing before."""
+        source = self._source(drafter, slot)
+        source.n_skips -= 1
+        return source.n_skips >= 0
+
+    def record_guess(self, drafter: str, slot: int, n: int) -> None:
+        """Record that the drafter has guessed ``n`` tokens for a slot."""
+        source = self._source(drafter, slot)
+        source.n_empty = 0 if n else source.n_empty + 1
+        source.n_skips = min(source.n_empty, _MAX_SKIPS)
 
     def _best_length(self, source: Source, drafter: str, n_responses: int, n_tokens: int, n_min: int) -> int:
         plain = self._times.plain(n_responses)

@@ -125,6 +125,8 @@ class Speculation:
         """Let the next step evaluate a draft, or only compare it with what is drawn."""
         slot = task.slot
         assert slot is not None  # it generates
+        if self._tuner is not None:
+            self._tuner.record_guess(name, slot.id, len(draft))
         if is_watched and len(draft):
             self._watched[slot.id] = _Watched(name, draft, task.n_predicted)
         elif len(draft) >= max(self._n_min(task), 1):
@@ -138,6 +140,8 @@ class Speculation:
         if self._tuner is None:
             return self._n_vocab, False  # as many as the drafter can guess
         assert task.slot is not None  # it generates
+        if self._tuner.skips(name, task.slot.id):
+            return 0, True
         n = self._tuner.choose(name, task.slot.id, n_responses, self._n_tokens, self._n_min(task))
         if n:
             return n, False

@@ -187,6 +187,20 @@ def test_nothing_is_drafted_before_steps_were_measured() -> None:
     assert tuner.choose("d", 0, 1, 1, 0) > 0
 
 
+def test_drafters_that_guess_nothing_are_asked_less_often() -> None:
+    tuner, asked = DraftTuner(), []
+    for i in range(20):
+        if not tuner.skips("d", 0):
+            asked.append(i)
+            tuner.record_guess("d", 0, 0)
+    assert asked == [0, 2, 5, 9, 13, 17]
+    assert not tuner.skips("d", 1)  # another response
+
+    tuner.skips("d", 0)
+    tuner.record_guess("d", 0, 1)
+    assert not any(tuner.skips("d", 0) for _ in range(5))
+
+
 def test_minimum_length_is_kept() -> None:
     simulation = Simulation(flat, 0.9)
     simulation.run(100)
