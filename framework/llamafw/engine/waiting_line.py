@@ -1,9 +1,9 @@
 """The order in which waiting requests get slots: by priority, then by fair shares, then by arrival.
 
-The smallest priority comes first. Priorities age, so that each request gets its turn, as in the schedulers of operating
-systems: while requests of a priority wait and none of them gets a slot, the priority counts as smaller by 1 for every
-``aging`` seconds. When one of them gets a slot, the priority counts as it is again. Aging applies to a priority as a
-whole and not to single requests, so a user with many waiting requests gains nothing from it.
+The smallest priority number comes first. Priorities age, so that each request gets its turn, as in the schedulers of
+operating systems: while requests of a priority wait and none of them gets a slot, 1 is subtracted from its number for
+every ``aging`` seconds. When one of them gets a slot, the priority has its own number again. Aging applies to a
+priority as a whole and not to single requests, so a user with many waiting requests gains nothing from it.
 
 Among the requests of a priority, `FairShares` decides. Each priority has its own. Requests that were interrupted are
 first.

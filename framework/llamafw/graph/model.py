@@ -13,7 +13,7 @@ from llamafw.graph.values import POSITIONS, TYPES, HiddenRows, Input, Shape, Tok
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A model: the values that a backend computes for every token."""
+    """A model as a graph: what is computed for each token, and from what."""
 
     hidden: Value  # (n_embd,) after the output norm
     logits: Value | None  # (n_vocab,); None: the model embeds texts and cannot generate

@@ -7,7 +7,7 @@ on each head of Q and K, and without weights on V. Rotated pairs are the two hal
   prediction (AltUp, arXiv:2301.13310).
 * A matrix of low rank is added to attention (LAuReL, arXiv:2411.07501).
 * In the first layers, only the largest numbers of a feed-forward block pass its gate.
-* Each token has another, small embedding for every layer.
+* Besides its embedding, each token has a smaller one for each layer, which is added there.
 * The last layers use the keys and values of earlier ones.
 """
 

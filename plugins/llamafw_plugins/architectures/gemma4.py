@@ -5,8 +5,8 @@ stand before and after each block, on each head of Q and K, and without weights 
 of a head. Some of the models have more:
 
 * 31B and 26B-A4B: in layers that see all tokens, values are the keys before norm and rotation.
-* E2B and E4B: the last layers use the keys and values of earlier ones, and each token has another, small embedding for
-  every layer.
+* E2B and E4B: the last layers use the keys and values of earlier ones, and each token has a smaller embedding for each
+  layer, besides the usual one.
 * 26B-A4B: each layer has experts beside its dense feed-forward block.
 """
 
