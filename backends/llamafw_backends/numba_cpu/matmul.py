@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.formats import FORMATS
-from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from llamafw_backends.numba_cpu.instruction_sets import find_set
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import tensor_at
@@ -220,7 +220,7 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
     names = isa.literal_value, tile_format.literal_value
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-        chosen_isa, chosen_format = INSTRUCTION_SETS[names[0]], FORMATS[names[1]]
+        chosen_isa, chosen_format = find_set(names[0]), FORMATS[names[1]]
         numbers = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
         after = b.append_basic_block("after")
         switch = b.switch(values[2], after)
@@ -251,7 +251,7 @@ def _isa_operation(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, isa: Any) -> Any:
-        chosen_isa = INSTRUCTION_SETS[isa.literal_value]
+        chosen_isa = find_set(isa.literal_value)
 
         def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
             emitter(chosen_isa, b)
