@@ -17,7 +17,7 @@ from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features
-from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import I8, I32, INTS, Builder, Value, address, constant
 
 # A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64; or, if they have
 # 8 bits, with x = high.
