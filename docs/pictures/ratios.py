@@ -80,7 +80,11 @@ def formats(page: str) -> Groups:
             for ratio in re.findall(r"\(([\d.]+)\)", cells[test]):
                 by_test.setdefault(test, {}).setdefault(cells["type"], []).append(float(ratio))
     names = ("1 thread", "2 threads")
-    return {test: [Bars(kind, ratios, names) for kind, ratios in by_test[test].items()] for test in TITLES}
+    return {
+        test: [Bars(kind, ratios, names) for kind, ratios in by_test[test].items()]
+        for test in TITLES
+        if test in by_test
+    }
 
 
 def draw(groups: Groups) -> str:
