@@ -66,7 +66,7 @@ class DiskCache:
     Parameters
     ----------
     folder : Path
-        The folder; it is created if it does not exist.
+        The folder; it is created if it does not exist, also if somebody removes it later.
     limit : int
         Maximum size of all files of prompt caches in the folder, in bytes.
     fingerprint : bytes
@@ -90,7 +90,7 @@ class DiskCache:
         self._n_pending = self._n_reads = self._n_writes = self._n_failures = 0
         self._cannot_write = self._has_warned = False
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._create_folder()
             self._look()
         except OSError as error:
             raise SettingsError(f"--cache-disk: {folder} cannot be used: {error.strerror or error}") from None
@@ -196,6 +196,9 @@ class DiskCache:
 
     def _write(self, state: StoredState, entry: Entry, may_continue: Callable[[], bool] | None) -> None:
         try:
+            if not self.folder.is_dir():
+                self._create_folder()
+                log.warning("prompt cache: %s had been removed; it was created again", self.folder)
             self._make_space(state.n_bytes)
             path = self.folder / state.name
             state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
@@ -227,11 +230,15 @@ class DiskCache:
             n_used += status.st_size
             if _NAME.fullmatch(file.name):
                 files.append((status.st_mtime, file.name, status.st_size))
+        self._delete_oldest(files, n_used + n_bytes - self.limit)
+
+    def _delete_oldest(self, files: list[tuple[float, str, int]], n_bytes: int) -> None:
+        """Delete files, given as (time of last use, name, size), oldest first, until ``n_bytes`` are free."""
         for _, name, size in sorted(files):
-            if n_used + n_bytes <= self.limit:
+            if n_bytes <= 0:
                 break
             self._delete(name)
-            n_used -= size
+            n_bytes -= size
 
     def _remove_covered(self, added: StoredState) -> None:
         """Delete the states that can be made from another one."""
@@ -248,6 +255,9 @@ class DiskCache:
 
     # --- the folder
 
+    def _create_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def stats(self) -> DiskCacheStats:
         """Return counters since the start, and the current size."""
         # without the lock: whoever holds it may wait for a slow disk
@@ -263,21 +273,31 @@ class DiskCache:
 
     def _look_again(self) -> None:
         """Look for files that other servers have added or removed, if the folder has changed."""
-        with suppress(OSError):  # a folder that is gone holds nothing new
+        try:
             if self._seen != (os.stat(self.folder).st_mtime_ns, True):
                 self._look()
+        except (FileNotFoundError, NotADirectoryError):
+            self._forget_missing(())
+        except OSError:  # what the folder holds is unknown
+            pass
 
     def _look(self) -> None:
         """Read the heads of files that are new, and forget those that are gone."""
         changed = os.stat(self.folder).st_mtime_ns
+        if changed != self._seen[0]:
+            self._cannot_write = False  # somebody has written to it, or created it again
         self._seen = changed, time.time() - changed / 1e9 > _SETTLED_SECONDS
         files = {file.name: status for file, status in self._files() if file.name.startswith(self._prefix)}
-        for name, state in list(self._states.items()):
-            if name not in files and state.head is not None:
-                del self._states[name]
+        self._forget_missing(files.keys())
         for name in files.keys() - self._states.keys():
             if (name, files[name].st_mtime_ns) not in self._ignored:
                 self._add_to_index(name, files[name])
+
+    def _forget_missing(self, names: Collection[str]) -> None:
+        """Forget the written states whose files are not among ``names``."""
+        for name, state in list(self._states.items()):
+            if name not in names and state.head is not None:
+                del self._states[name]
 
     def _add_to_index(self, name: str, status: os.stat_result) -> None:
         try:
