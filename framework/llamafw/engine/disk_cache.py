@@ -37,6 +37,7 @@ _NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{32}[.]prompt")
 _SETTLED_SECONDS = 2.0  # the time of a folder may not change with a file if that comes sooner after the last change
 _ORPHAN_SECONDS = 600.0  # temporary files are deleted if nothing was written for as long: their server was killed
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +89,7 @@ class DiskCache:
         self._ignored: set[tuple[str, int]] = set()  # names and times of files that cannot be used
         self._seen: tuple[int, bool] = (-1, False)  # time of the folder at the last look, and whether it was settled
         self._n_pending = self._n_reads = self._n_writes = self._n_failures = 0
-        self._cannot_write = self._has_warned = False
+        self._cannot_write = self._has_warned = self._was_full = False
         try:
             self._create_folder()
             self._look()
@@ -201,7 +202,12 @@ class DiskCache:
                 log.warning("prompt cache: %s had been removed; it was created again", self.folder)
             self._make_space(state.n_bytes)
             path = self.folder / state.name
-            state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
+            try:
+                state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
+            except OSError as error:
+                if error.errno not in _FULL or not self._make_space_on_full_disk(state.n_bytes):
+                    raise
+                state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
             with self._lock:
                 state.head, state.entry = state_files.read_head(path, PROMPT, self._fingerprint), None
             self._n_writes += 1
@@ -231,6 +237,21 @@ class DiskCache:
             if _NAME.fullmatch(file.name):
                 files.append((status.st_mtime, file.name, status.st_size))
         self._delete_oldest(files, n_used + n_bytes - self.limit)
+
+    def _make_space_on_full_disk(self, n_bytes: int) -> bool:
+        """Delete files as `_make_space` does, as if all of them had reached the limit now.
+
+        Returns False, and deletes nothing, if all of them are smaller than the new one.
+        """
+        every = self._files()
+        files = [(status.st_mtime, file.name, status.st_size) for file, status in every if _NAME.fullmatch(file.name)]
+        if sum(size for _, _, size in files) < n_bytes:
+            return False
+        if not self._was_full:
+            self._was_full = True
+            log.warning("prompt cache: the disk of %s is full: new states replace the least recently used", self.folder)
+        self._delete_oldest(files, n_bytes)
+        return True
 
     def _delete_oldest(self, files: list[tuple[float, str, int]], n_bytes: int) -> None:
         """Delete files, given as (time of last use, name, size), oldest first, until ``n_bytes`` are free."""

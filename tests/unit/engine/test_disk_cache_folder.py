@@ -119,3 +119,80 @@ def test_folder_that_was_not_writable_is_written_to_when_it_is_new(
     folder.mkdir()
     assert held(cache, 1) == []  # looks at the folder
     assert write(cache, entry(1)) == [True]
+
+
+# --- a full disk
+
+
+@pytest.fixture
+def disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(folder, monkeypatch)
+
+
+class Disk:
+    """A disk with space for so many bytes in a folder: `os.write` fails beyond them, as on a real one."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self.n_bytes, self.error, self._write = folder, 2**30, errno.ENOSPC, os.write
+        monkeypatch.setattr(os, "write", self.write)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        n_free = self.n_bytes - sum(path.stat().st_size for path in self._folder.iterdir())
+        if n_free <= 0:
+            raise OSError(self.error, os.strerror(self.error))
+        return self._write(descriptor, data[:n_free])
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_oldest_states_make_space_on_a_full_disk(
+    folder: Path, cache: DiskCache, disk: Disk, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    disk.n_bytes, disk.error = 3 * FILE, error
+    for seed in (1, 2, 3):
+        write(cache, entry(seed))
+        set_ages(folder)
+    assert held(cache, 1) == [1]  # used: now 2 is the oldest
+    assert write(cache, entry(4), entry(5)) == [True, True]
+    assert held(cache, 1, 2, 3, 4, 5) == [1, 4, 5]
+    assert len(list(folder.iterdir())) == 3  # no temporary file
+    assert warnings(caplog) == [
+        f"prompt cache: the disk of {folder} is full: new states replace the least recently used"
+    ]
+    assert (cache.stats().n_writes, cache.stats().n_failures) == (5, 0)
+
+
+def test_states_stay_if_all_of_them_leave_too_little_space(
+    folder: Path, cache: DiskCache, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(cache, entry(1), entry(2))
+    disk.n_bytes = 2 * FILE
+    assert write(cache, entry(3, 4 * SIZE), entry(4, 4 * SIZE)) == [False, False]
+    assert held(cache, 1, 2) == [1, 2]
+    assert len(list(folder.iterdir())) == 2
+    assert warnings(caplog) == [f"prompt cache: states cannot be written to {folder}: {os.strerror(errno.ENOSPC)}"]
+
+
+def test_disk_that_others_fill_is_tried_once_more_and_logged_once(
+    folder: Path, cache: DiskCache, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed in (1, 2, 3, 4):
+        write(cache, entry(seed))
+        set_ages(folder)
+    disk.n_bytes = 0
+    assert write(cache, entry(5), entry(6), entry(7)) == [False, False, False]
+    assert held(cache, 1, 2, 3, 4) == [4]  # each try has removed one
+    assert len(warnings(caplog)) == 2
+    disk.n_bytes = 2**30
+    assert write(cache, entry(5)) == [True]
+    assert held(cache, 4, 5) == [4, 5]
+
+
+def test_states_of_other_models_make_space_too(folder: Path, cache: DiskCache, disk: Disk) -> None:
+    other = DiskCache(folder, 2**30, b"\x08" * 32, 4096)
+    write(other, entry(1))
+    other.close()
+    (folder / "notes.txt").write_bytes(bytes(SIZE))
+    disk.n_bytes = 2 * FILE
+    assert write(cache, entry(2)) == [True]
+    assert sorted(path.suffix for path in folder.iterdir()) == [".prompt", ".txt"]
+    assert held(cache, 2) == [2]
