@@ -129,8 +129,10 @@ def estimate(
     return MemoryEstimate({**parts, **companions.others}, _PROGRAM_BYTES)
 
 
-def adapter_bytes(model: Model, adapted: Model, graph: Graph, options: BackendOptions) -> PartBytes:
-    """Return what adapters need: their tensors, and what a forward pass with them computes.
+def adapter_bytes(
+    model: Model, adapted: Model, graph: Graph, options: BackendOptions, *, have_been_read: bool = False
+) -> PartBytes:
+    """Return what adapters need: their tensors, also as they were read, and what a forward pass with them computes.
 
     Parameters
     ----------
@@ -140,8 +142,11 @@ def adapter_bytes(model: Model, adapted: Model, graph: Graph, options: BackendOp
         The graph with adapters.
     options : BackendOptions
         The options that the backend gets.
+    have_been_read : bool
+        Whether the tensors as they were read are in memory already.
     """
-    weights = sum(tensor.n_bytes for name, tensor in adapted.tensors.items() if name not in model.tensors)
+    added = [tensor for name, tensor in adapted.tensors.items() if name not in model.tensors]
+    weights = sum(tensor.n_bytes + (0 if have_been_read else tensor.held_bytes) for tensor in added)
     scales = _FLOAT_BYTES * options.n_batch * graph.n_scales
     return PartBytes(weights, 0, _FLOAT_BYTES * options.n_ubatch * _floats_per_token(graph) + scales)
 
