@@ -3,9 +3,10 @@
 ``python benchmarks/formats.py [--rounds 3] [--threads 1,2] [--depths 4096] [--sequences 8] [--only Q4_K_M,…]`` writes
 the models into the cache folder once (about 0.3 GB each), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in
 turn (with several sequences, ``llama-batched-bench``), and prints a Markdown table: the medians of llamafw's tokens
-per second and, in brackets, of their ratio to llama.cpp's. The last column is the share of the memory bandwidth that
-decoding uses: the bytes of all matrices times the tokens per second, divided by the bandwidth that as many threads
-reach when they only read.
+per second and, in brackets, of their ratio to llama.cpp's. Quantised types have another column, for prompts that are
+read with activations of 8 bits (``--numba-activations int8``), as llama.cpp reads them. The last column is the share of
+the memory bandwidth that decoding uses: the bytes of all matrices times the tokens per second, divided by the bandwidth
+that as many threads reach when they only read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from noise import machine
 from passes import Run, measure, medians, run_batched_bench, run_llama_bench, run_llamafw_bench
 
 READ_BYTES = 512 << 20
+FLOATS = ("F32", "F16", "BF16")
+PROMPT = ("-p", "512", "-n", "0", "--numba-activations", "int8")
 
 
 def mix(more: str, most: str, tensor: str) -> str:
@@ -85,6 +88,11 @@ def read_bandwidth(n_threads: int) -> float:
     return best
 
 
+def has_bytes(model: str) -> bool:
+    """Return whether a model's weights are multiplied as bytes."""
+    return not any(f"-{name}-" in model for name in FLOATS)
+
+
 def runs(args: argparse.Namespace) -> tuple[Run, Run]:
     """Return what runs the tests with the two programs."""
     tests: list[tuple[str, ...]] = [("-p", "512", "-n", "128")]
@@ -93,11 +101,15 @@ def runs(args: argparse.Namespace) -> tuple[Run, Run]:
 
     def ours(model: str, threads: int) -> dict[str, float]:
         parallel = [("-p", "0", "-n", "128", "-np", args.sequences)] if args.sequences else []
-        return {k: v for test in tests + parallel for k, v in run_llamafw_bench(model, threads, test).items()}
+        rates = {k: v for test in tests + parallel for k, v in run_llamafw_bench(model, threads, test).items()}
+        if has_bytes(model):
+            rates["pp512 int8"] = run_llamafw_bench(model, threads, PROMPT)["pp512"]
+        return rates
 
     def theirs(model: str, threads: int) -> dict[str, float]:
         several = run_batched_bench(model, threads, args.sequences) if args.sequences else {}
-        return {k: v for test in tests for k, v in run_llama_bench(model, threads, test).items()} | several
+        rates = {k: v for test in tests for k, v in run_llama_bench(model, threads, test).items()} | several
+        return rates | ({"pp512 int8": rates["pp512"]} if has_bytes(model) else {})
 
     return ours, theirs
 
@@ -125,8 +137,8 @@ def main() -> None:
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     for name, path in paths.items():
         for n in threads:
-            results = {test: medians(rates[name, test, n]) for test in tests}
-            cells = [f"{ours:.0f} ({ratio:.2f})" for ours, _, ratio in results.values()]
+            results = {test: medians(rates[name, test, n]) for test in tests if (name, test, n) in rates}
+            cells = [f"{results[test][0]:.0f} ({results[test][2]:.2f})" if test in results else "–" for test in tests]
             if "tg128" in results:
                 cells.append(f"{path.stat().st_size * results['tg128'][0] / bandwidth[n]:.0%}")
             print(f"| {name} | {n} | {' | '.join(cells)} |")

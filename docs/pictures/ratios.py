@@ -18,6 +18,7 @@ PAGE = FOLDER.parent / "benchmarks.md"
 BAR, GAP, LEFT, TOP, SCALE, WIDTH = 13, 22, 130, 40, 62, 620  # pixels; SCALE: of a ratio of 1
 TITLES = {
     "pp512": "prefill: tokens/s as a multiple of llama.cpp's",
+    "pp512 int8": "prefill with activations of 8 bits, as llama.cpp's",
     "tg128": "decode",
     "tg128x8": "decode, 8 sequences",
 }
@@ -76,10 +77,14 @@ def formats(page: str) -> Groups:
     for row in table_rows(page, "| type | threads |"):
         cells = dict(row)
         for test in cells.keys() & TITLES.keys():
-            (ratio,) = re.findall(r"\(([\d.]+)\)", cells[test])
-            by_test.setdefault(test, {}).setdefault(cells["type"], []).append(float(ratio))
+            for ratio in re.findall(r"\(([\d.]+)\)", cells[test]):
+                by_test.setdefault(test, {}).setdefault(cells["type"], []).append(float(ratio))
     names = ("1 thread", "2 threads")
-    return {test: [Bars(kind, ratios, names) for kind, ratios in by_test[test].items()] for test in TITLES}
+    return {
+        test: [Bars(kind, ratios, names) for kind, ratios in by_test[test].items()]
+        for test in TITLES
+        if test in by_test
+    }
 
 
 def draw(groups: Groups) -> str:

@@ -64,7 +64,7 @@ class Amx(Vnni):
 
     def pipeline(self, b: Builder, n_tokens: int) -> Pipeline | None:
         """Return the pipeline for 16 tokens; fewer tokens need none."""
-        return _AmxPipeline(b) if n_tokens == 16 else None
+        return _AmxPipeline(b, len(self._parts)) if n_tokens == 16 else None
 
 
 class _AmxPipeline(Pipeline):
@@ -75,16 +75,17 @@ class _AmxPipeline(Pipeline):
 
     _BUFFER_BYTES = 2048  # 16 · 16 int32 sums of high parts, then as many of low parts
 
-    def __init__(self, b: Builder) -> None:
+    def __init__(self, b: Builder, n_parts: int) -> None:
         self._unpacked, self._buffers = emit.scratch(b, 512), emit.scratch(b, 2 * self._BUFFER_BYTES)
+        self._n_parts = n_parts  # of an activation
 
     def issue(self, b: Builder, i: Value) -> DotProducts:
         """Return the dot products that multiply block ``i``."""
-        return _AmxIssue(self._unpacked, self._buffer(b, i))
+        return _AmxIssue(self._unpacked, self._buffer(b, i), self._n_parts)
 
     def collect(self, b: Builder, i: Value) -> DotProducts:
         """Return the dot products that load the sums of block ``i``."""
-        return _AmxCollect(self._buffer(b, i))
+        return _AmxCollect(self._buffer(b, i), self._n_parts)
 
     def _buffer(self, b: Builder, i: Value) -> Value:
         return b.add(self._buffers, b.mul(b.and_(i, constant(I64, 1)), constant(I64, self._BUFFER_BYTES)))
@@ -93,8 +94,8 @@ class _AmxPipeline(Pipeline):
 class _AmxIssue(DotProducts):
     """Multiplies a block and stores the sums in a buffer."""
 
-    def __init__(self, unpacked: Value, buffer: Value) -> None:
-        self._unpacked, self._buffer = unpacked, buffer
+    def __init__(self, unpacked: Value, buffer: Value, n_parts: int) -> None:
+        self._unpacked, self._buffer, self._n_parts = unpacked, buffer, n_parts
 
     def dot(
         self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
@@ -106,10 +107,11 @@ class _AmxIssue(DotProducts):
         high_sums, low_sums, high, low, weights = range(len(Amx.shapes))
         for g, word in enumerate(words):
             emit.store(b, word, address(b, self._unpacked, 64 * g), 64)
-        _move(b, "tileloadd64", high, address(b, tokens[0], HIGH_OFFSET), RECORD_BYTES)
-        _move(b, "tileloadd64", low, address(b, tokens[0], LOW_OFFSET), RECORD_BYTES)
         _move(b, "tileloadd64", weights, self._unpacked, 64)
-        for total, part, start in ((high_sums, high, 0), (low_sums, low, 1024)):
+        for total, part, offset, start in ((high_sums, high, HIGH_OFFSET, 0), (low_sums, low, LOW_OFFSET, 1024))[
+            : self._n_parts
+        ]:
+            _move(b, "tileloadd64", part, address(b, tokens[0], offset), RECORD_BYTES)
             _tile(b, "tilezero", total)
             _tile(b, "tdpbsud", total, part, weights)
             _move(b, "tilestored64", total, address(b, self._buffer, start), 64)
@@ -119,20 +121,20 @@ class _AmxIssue(DotProducts):
 class _AmxCollect(DotProducts):
     """Loads the sums that `_AmxIssue` stored in a buffer."""
 
-    def __init__(self, buffer: Value) -> None:
-        self._buffer = buffer
+    def __init__(self, buffer: Value, n_parts: int) -> None:
+        self._buffer, self._n_parts = buffer, n_parts
 
     def dot(
         self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
     ) -> list[Value]:
-        """Emit 128 · Σ w·high + Σ w·low − offset · Σ x for each token."""
-        return [add_offset(b, self._combine(b, *self._sums(b, i)), token, offset) for i, token in enumerate(tokens)]
+        """Emit 128 · Σ w·high + Σ w·low − offset · Σ x for each token, or Σ w·high − offset · Σ x."""
+        return [add_offset(b, self._sum(b, i), token, offset) for i, token in enumerate(tokens)]
 
-    def _sums(self, b: Builder, i: int) -> tuple[Value, Value]:
+    def _sum(self, b: Builder, i: int) -> Value:
         high = emit.load(b, address(b, self._buffer, 64 * i), INTS, 64)
-        return high, emit.load(b, address(b, self._buffer, 1024 + 64 * i), INTS, 64)
-
-    def _combine(self, b: Builder, high: Value, low: Value) -> Value:
+        if self._n_parts == 1:
+            return high
+        low = emit.load(b, address(b, self._buffer, 1024 + 64 * i), INTS, 64)
         return b.add(b.shl(high, constant(INTS, HIGH_BITS)), low)
 
 

@@ -31,6 +31,7 @@ from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.memory import align_up
 from llamafw_backends.numba_cpu.rotations import RotationTable
 from llamafw_backends.numba_cpu.schedule import Schedule
+from llamafw_backends.numba_cpu.tiles import ONE_BYTE
 from llamafw_backends.numba_cpu.units import (
     Activations,
     AttentionUnit,
@@ -81,6 +82,8 @@ class Assembly:
         Compiles the kernels that the phases need.
     isa : InstructionSet
         The instruction set of the kernels.
+    activation_bits : int
+        15 or 8, of activations that are multiplied with quantised weights.
     n_rows : int
         Maximum number of tokens in a ubatch.
     result : int
@@ -97,12 +100,14 @@ class Assembly:
         states: tuple[int, int],
         compiler: KernelCompiler,
         isa: InstructionSet,
+        activation_bits: int,
         n_rows: int,
         result: int,
         result_stride: int,
     ) -> None:
         self._caches, self._states, self._n_rows = caches, states, n_rows
         self._compiler, self._isa = compiler, isa
+        self._size_bit = ONE_BYTE if activation_bits == 8 else 0
         self._result, self._result_stride = result, result_stride
         self._blocks: list[npt.NDArray[np.uint8]] = []
         self._used = 0  # bytes of the last block
@@ -210,7 +215,7 @@ class Assembly:
             fields |= self._address("out", unit.out)
         elif isinstance(unit.out, Activations):
             x = unit.out
-            fields |= {"layouts": x.layouts, "out_step": x.records_row, "b_step": x.floats_row}
+            fields |= {"layouts": self._size_bit | x.layouts, "out_step": x.records_row, "b_step": x.floats_row}
             fields |= {"out": x.records.address, "out_stride": x.records.row_bytes, "out_mode": x.records.mode}
             fields |= {"b": x.floats.address, "b_stride": x.floats.row_bytes, "b_mode": x.floats.mode}
         else:
@@ -268,7 +273,7 @@ class Assembly:
             "stage": unit.stage,
             "n_used": unit.pairs.n_used,
             "n_columns": x.n,
-            "layouts": x.layouts,
+            "layouts": self._size_bit | x.layouts,
             "records": x.records.address,
             "floats": x.floats.address,
             "records_stride": x.records.row_bytes,
@@ -304,7 +309,7 @@ class Assembly:
         }
         if isinstance(unit.out, Activations):
             x = unit.out
-            fields |= {"layouts": x.layouts, "records": x.records.address, "floats": x.floats.address}
+            fields |= {"layouts": self._size_bit | x.layouts, "records": x.records.address, "floats": x.floats.address}
             if unit.pairs:
                 fields |= {"records_row": x.records_row, "floats_row": x.floats_row}
         elif unit.pairs and unit.out:

@@ -26,7 +26,7 @@ from llamafw_backends.numba_cpu.cache import ANY_ISA
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key, store_value
 from llamafw_backends.numba_cpu.elementwise import quantize
 from llamafw_backends.numba_cpu.hadamard import rotate
-from llamafw_backends.numba_cpu.isa import RECORD_BYTES, InstructionSet
+from llamafw_backends.numba_cpu.isa import MAX_ACTIVATION, RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import (
     CHUNKED,
@@ -244,7 +244,7 @@ def _store_queries(
         store(mul(load(q + d), splat(factor)), scaled + d)
     rotate(scaled, size, scaled)
     for i in range(size // 32):
-        quantize(scaled + 128 * i, to + RECORD_BYTES * (i * n_rows + row))
+        quantize(scaled + 128 * i, to + RECORD_BYTES * (i * n_rows + row), MAX_ACTIVATION)
 
 
 def build(

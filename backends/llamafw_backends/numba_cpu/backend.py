@@ -78,7 +78,10 @@ class NumbaBackend(SlotOwner):
         n_threads = max(self._n_threads, self._n_threads_batch)
         if n_threads > MAX_THREADS:
             raise SettingsError(f"the numba backend can use at most {MAX_THREADS} threads, not {n_threads}")
-        self._isa = instruction_sets.choose_instruction_set()
+        self._isa = self._matrix_isa = instruction_sets.choose_instruction_set()
+        if options.extra.get("numba_activations") == "int8":
+            self._matrix_isa = instruction_sets.rounded(self._isa)
+            self.state_format += "-int8"
         self._cache_types = f"{options.cache_type_k}/{options.cache_type_v}"
 
         self._rotations = Rotations(self.n_ctx)
@@ -99,7 +102,7 @@ class NumbaBackend(SlotOwner):
             self._step = compiler("step", 2, forward.step)
             if self._placement:
                 self._placement.place(prompts=True)  # first, because memory is on the node that first writes to it
-            self._weights.place(self._isa, self._pool, compiler)
+            self._weights.place(self._matrix_isa, self._pool, compiler)
             with ThreadPoolExecutor(1, "llamafw-numba-pack") as executor:  # while other kernels are compiled
                 packing = executor.submit(self._weights.pack)
                 self._make_steps(context)
@@ -115,7 +118,7 @@ class NumbaBackend(SlotOwner):
 
         log_ignored_flags(context)
         context.log(
-            f"numba backend: {self._isa.name}, {self._n_threads} threads ({self._n_threads_batch} for prompts), "
+            f"numba backend: {self._matrix_isa.name}, {self._n_threads} threads ({self._n_threads_batch} for prompts), "
             f"{self._weights.n_bytes / 1e6:.0f} MB of weights packed in {self._weights.seconds:.1f} s, "
             f"kernels ready in {compiler.seconds:.1f} s"
         )
@@ -161,6 +164,7 @@ class NumbaBackend(SlotOwner):
             states=(self._states.address, self._steps.lowering.state_bytes),
             compiler=self._compiler,
             isa=self._isa,
+            activation_bits=self._matrix_isa.n_bits,
             n_rows=self._n_ubatch,
         )
         results = (LOGITS, int(self._plan["logits_stride"][0])), (HIDDEN, int(self._plan["hidden_stride"][0]))
@@ -280,7 +284,7 @@ class NumbaBackend(SlotOwner):
         if context is not None:
             n_threads = self._pool.n_threads
             steps = Steps(context, self._rotations, self.n_batch, self._n_ubatch, n_threads, self._steps)
-            steps.weights.place(self._isa, self._pool, self._compiler)
+            steps.weights.place(self._matrix_isa, self._pool, self._compiler)
             steps.weights.pack()
             adapted = AdaptedSteps(steps, context.graph.n_scales, self.n_batch)
             self._assemble(steps, adapted.memory)
@@ -364,6 +368,7 @@ class NumbaBackend(SlotOwner):
         return {
             "backend": "numba",
             "isa": self._isa.name,
+            "activation_bits": self._matrix_isa.n_bits,
             "n_threads": self._n_threads,
             "n_threads_batch": self._n_threads_batch,
             "weight_bytes": self._weights.n_bytes,

@@ -11,6 +11,7 @@ from llamafw_backends.numba_cpu.isa import (
     HIGH_OFFSET,
     LOW_OFFSET,
     MAX_ACTIVATION,
+    MAX_BYTE,
     NEG_HALF_SUMS_OFFSET,
     NEG_SUM_OFFSET,
     RECORD_BYTES,
@@ -46,7 +47,7 @@ from llamafw_backends.numba_cpu.simd import (
     sum_lanes,
     zeros,
 )
-from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Q8_LAYOUT
+from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, ONE_BYTE, Q8_LAYOUT
 
 
 @jit
@@ -108,20 +109,25 @@ def token_group(widths: int, n_tokens: int, token: int) -> tuple[int, int]:
 
 
 @jit
-def quantize(x: int, record: int) -> None:
-    """Quantise 32 floats into a record; `isa` describes it."""
-    first, second = load(x), load(x + 64)
+def quantize(x: int, record: int, largest_number: int) -> None:
+    """Quantise 32 floats into a record, which `isa` describes.
+
+    ``largest_number`` is `isa.MAX_ACTIVATION`, or `isa.MAX_BYTE` for activations of 8 bits.
+    """
+    first, second, bound = load(x), load(x + 64), np.float32(largest_number)
     largest = max_lanes(maximum(absolute(first), absolute(second)))
     nonzero = largest > np.float32(1e-30)
-    inverse = splat(np.float32(MAX_ACTIVATION) / largest if nonzero else np.float32(0.0))
-    scale = largest / np.float32(MAX_ACTIVATION) if nonzero else np.float32(0.0)
+    inverse = splat(bound / largest if nonzero else np.float32(0.0))
+    scale = largest / bound if nonzero else np.float32(0.0)
 
     a, b = round_ints(mul(first, inverse)), round_ints(mul(second, inverse))
-    high_a, high_b = high_part(a), high_part(b)
+    high_a, high_b = a, b
+    if largest_number > MAX_BYTE:
+        high_a, high_b = high_part(a), high_part(b)
+        store_bytes(low_part(a, high_a), record + LOW_OFFSET)
+        store_bytes(low_part(b, high_b), record + LOW_OFFSET + 16)
     store_bytes(high_a, record + HIGH_OFFSET)
     store_bytes(high_b, record + HIGH_OFFSET + 16)
-    store_bytes(low_part(a, high_a), record + LOW_OFFSET)
-    store_bytes(low_part(b, high_b), record + LOW_OFFSET + 16)
 
     total, first_total = np.int32(sum_int_lanes(add_ints(a, b))), np.int32(sum_int_lanes(a))
     store_f32(scale, record + SCALE_OFFSET)
@@ -158,14 +164,15 @@ def store_activations(
     start, width : int
         The token's `token_group`.
     layouts : int
-        Bits of `tiles.Q8_LAYOUT` and `tiles.F32_LAYOUT`.
+        Bits of `tiles.Q8_LAYOUT`, `tiles.F32_LAYOUT` and `tiles.ONE_BYTE`.
     records, floats : int
         Addresses of the activations in either layout.
     """
     if layouts & Q8_LAYOUT:
         base = records + start * (n_columns // 32) * RECORD_BYTES + (token - start) * RECORD_BYTES
+        largest = MAX_BYTE if layouts & ONE_BYTE else MAX_ACTIVATION
         for block in range(first // 32, last // 32):
-            quantize(x + 128 * (block - first // 32), base + block * width * RECORD_BYTES)
+            quantize(x + 128 * (block - first // 32), base + block * width * RECORD_BYTES, largest)
     if layouts & F32_LAYOUT:
         size = 4 * FLOAT_COLUMNS
         base = floats + start * 4 * n_columns + (token - start) * size

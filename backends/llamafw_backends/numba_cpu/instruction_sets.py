@@ -6,12 +6,27 @@ import os
 
 from llamafw import SettingsError
 from llamafw_backends.numba_cpu.amx import Amx
-from llamafw_backends.numba_cpu.isa import Avx2, AvxVnni, InstructionSet, Neon, Plain, Vnni
+from llamafw_backends.numba_cpu.isa import AvxVnni, InstructionSet, Neon, Vnni
+from llamafw_backends.numba_cpu.short_sums import Avx2, Plain
 
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     isa.name: isa
     for isa in (Amx(), Vnni(), AvxVnni(), Avx2(), Neon(), Plain())  # best first
 }
+
+ROUNDED_SETS: dict[str, InstructionSet] = {isa.name: isa for isa in (type(one)(8) for one in INSTRUCTION_SETS.values())}
+"""The same sets for activations of 8 bits, by their own names."""
+
+
+def find_set(name: str) -> InstructionSet:
+    """Return the set with a name, for activations of any number of bits."""
+    return INSTRUCTION_SETS.get(name) or ROUNDED_SETS[name]
+
+
+def rounded(isa: InstructionSet) -> InstructionSet:
+    """Return the set with the same instructions for activations of 8 bits."""
+    one = type(isa)(8)
+    return ROUNDED_SETS.setdefault(one.name, one)
 
 
 def choose_instruction_set() -> InstructionSet:

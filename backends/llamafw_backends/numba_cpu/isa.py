@@ -4,8 +4,8 @@ An instruction set multiplies one block of 32 columns of a 16-row tile with the 
 result is an exact int32 sum per row and token, so every set gives the same logits.
 
 Weights are read as words: 16 lanes of 4 bytes, where lane r holds 4 adjacent columns of row r. Activations are read as
-records, written by `elementwise.quantize`. An activation has 15 bits, in two bytes; 8 bits would change the likeliest
-token at one of twenty positions.
+records, written by `elementwise.quantize`. An activation has 15 bits, in two bytes; 8 bits change the likeliest token
+at one of twenty positions. Users who choose them (``--numba-activations int8``) get half the multiplications.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features
-from llamafw_backends.numba_cpu.emit import I8, I16, I32, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import I8, I32, INTS, Builder, Value, address, constant
 
-# A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64.
+# A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64; or, if they have
+# 8 bits, with x = high.
 # Offsets of its fields, in bytes:
 HIGH_OFFSET, LOW_OFFSET = 0, 32  # (32,) int8 each
 SCALE_OFFSET, SUM_OFFSET, FIRST_SUM_OFFSET = 64, 68, 72  # float32: scale, scale · Σx of all and of the first 16
 NEG_SUM_OFFSET, NEG_HALF_SUMS_OFFSET = 76, 80  # int32: −Σx of all; of the first and of the last 16
 RECORD_BYTES = 88
 HIGH_BITS = 7
-MAX_ACTIVATION = 127 << HIGH_BITS  # of |x|
+MAX_BYTE = 127  # of |high|
+MAX_ACTIVATION = MAX_BYTE << HIGH_BITS  # of |x|
 _WORDS = 8  # of a record; half of them have the first or last 16 columns
 _PARTS = ((HIGH_OFFSET, 1 << HIGH_BITS), (LOW_OFFSET, 1))  # with their factors
+_ONE_BYTE = ((HIGH_OFFSET, 1),)  # the same for activations of 8 bits
 
 
 class DotProducts(ABC):
@@ -104,6 +107,12 @@ class InstructionSet(DotProducts):
     unpacked_offset = 0  # that unpacked bytes get instead of another one, because it costs nothing; 0: they keep theirs
     unpacked_at_once: tuple[int, int]  # tokens, which divide the largest width, and tiles, if weights are unpacked
 
+    def __init__(self, n_bits: int = 15) -> None:
+        """Make the instruction set for activations of 15 or 8 bits; the latter has a name of its own."""
+        self.n_bits, self._parts = n_bits, _PARTS if n_bits > 8 else _ONE_BYTE
+        if n_bits == 8:
+            self.name = f"{self.name}-int8"
+
     def available(self) -> bool:
         """Return whether the processor has this set and the operating system lets this process use it."""
         is_right_machine = IS_X86 if self.is_for_x86 else IS_ARM
@@ -129,7 +138,7 @@ class Vnni(InstructionSet):
     tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 1, 1: 1}
     last_float_tokens, float_sums = 16, 30
     unpacked_at_once: tuple[int, int] = 6, 2
-    unpacked_offset = 1 << HIGH_BITS  # sums of high parts begin with −Σx
+    unpacked_offset = 1 << HIGH_BITS  # sums of high parts begin with −Σx, and those of bytes with −128 · Σx
     max_separate = 1  # with more tokens, there are enough sums that do not wait for each other
     max_in_turn = 12  # sums in registers at the same time
 
@@ -164,44 +173,52 @@ class Vnni(InstructionSet):
     ) -> list[list[Value]]:
         if 4 < len(tokens) <= self.max_in_turn // len(tiles):
             return self._dot_in_turn(b, tiles, tokens, first, offset)
-        in_high, part, sums = offset == 1 << HIGH_BITS, (first, len(tiles[0])), []
-        zeros = [constant(INTS, 0)] * len(tiles)
+        part, zeros, sums = (first, len(tiles[0])), [constant(INTS, 0)] * len(tiles), []
         for token in tokens:
-            starts = [_splat_sum(b, token, *part)] * len(tiles) if in_high else zeros  # 128 · (−Σx)
-            high = self._dot_each(b, starts, tiles, address(b, token, HIGH_OFFSET + 4 * first))
-            totals = [
-                add_offset(b, b.shl(one, constant(INTS, HIGH_BITS)), token, 0 if in_high else offset, *part)
-                for one in high
-            ]
-            low = address(b, token, LOW_OFFSET + 4 * first)
-            if len(tokens) > self.max_separate:
-                totals = self._dot_each(b, totals, tiles, low)
-            else:  # the sums of both parts do not wait for each other
-                sums_of_low = self._dot_each(b, zeros, tiles, low)
-                totals = [b.add(x, y) for x, y in zip(totals, sums_of_low, strict=True)]
+            starts = [self._start(b, token, offset, *part)] * len(tiles)
+            totals = self._dot_each(b, starts, tiles, address(b, token, HIGH_OFFSET + 4 * first))
+            if len(self._parts) > 1:
+                totals = self._move_high(b, totals, token, offset, *part)
+                low = address(b, token, LOW_OFFSET + 4 * first)
+                if len(tokens) > self.max_separate:
+                    totals = self._dot_each(b, totals, tiles, low)
+                else:  # the sums of both parts do not wait for each other
+                    sums_of_low = self._dot_each(b, zeros, tiles, low)
+                    totals = [b.add(x, y) for x, y in zip(totals, sums_of_low, strict=True)]
             sums.append(totals)
         return [list(dots) for dots in zip(*sums, strict=True)]
+
+    def _start(self, b: Builder, token: Value, offset: int, first: int, n_words: int) -> Value:
+        """Emit what sums of high parts begin with."""
+        if len(self._parts) == 1:
+            return add_offset(b, constant(INTS, 0), token, offset, first, n_words)
+        is_moved = offset == 1 << HIGH_BITS  # 128 · (−Σx)
+        return _splat_sum(b, token, first, n_words) if is_moved else constant(INTS, 0)
+
+    def _move_high(
+        self, b: Builder, totals: Sequence[Value], token: Value, offset: int, first: int, n_words: int
+    ) -> list[Value]:
+        """Emit 128 times the sums of high parts, with the offset."""
+        rest = 0 if offset == 1 << HIGH_BITS else offset
+        moved = [b.shl(one, constant(INTS, HIGH_BITS)) for one in totals]
+        return [add_offset(b, one, token, rest, first, n_words) for one in moved]
 
     def _dot_in_turn(
         self, b: Builder, tiles: Sequence[Sequence[Value]], tokens: Sequence[Value], first: int, offset: int
     ) -> list[list[Value]]:
         """Emit the dot products of tiles, word by word: those of a word do not wait for each other."""
-        in_high, part = offset == 1 << HIGH_BITS, (first, len(tiles[0]))
-        totals = [[_splat_sum(b, token, *part) if in_high else constant(INTS, 0)] * len(tiles) for token in tokens]
-        for place, bits in ((HIGH_OFFSET, HIGH_BITS), (LOW_OFFSET, 0)):
+        part = first, len(tiles[0])
+        totals = [[self._start(b, token, offset, *part)] * len(tiles) for token in tokens]
+        for i, (place, _) in enumerate(self._parts):
+            if i:
+                totals = [
+                    self._move_high(b, row, token, offset, *part) for row, token in zip(totals, tokens, strict=True)
+                ]
             for g, words in enumerate(zip(*tiles, strict=True), first):
                 for t, token in enumerate(tokens):
                     quants = emit.load_splat(b, address(b, token, place + 4 * g), I32)
                     totals[t] = [self._multiply(b, x, word, quants) for x, word in zip(totals[t], words, strict=True)]
-            if bits:
-                totals = [[b.shl(x, constant(INTS, bits)) for x in row] for row in totals]
-        return [
-            [
-                add_offset(b, row[i], token, 0 if in_high else offset, *part)
-                for row, token in zip(totals, tokens, strict=True)
-            ]
-            for i in range(len(tiles))
-        ]
+        return [list(dots) for dots in zip(*totals, strict=True)]
 
 
 class _Narrow(Vnni):
@@ -272,127 +289,3 @@ class Neon(_Narrow):
         kind = ir.VectorType(I8, 16)
         values = [total, b.bitcast(word, kind), b.bitcast(quants, kind)]
         return emit.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(I32, 4), values)
-
-
-def sums_in_shorts(bound: int) -> int:
-    """Return how many products of two adjacent bytes w ≤ ``bound`` and |x| ≤ 127 can be added in 16 bits."""
-    return (2**15 - 1) // (2 * bound * 127)
-
-
-class Avx2(InstructionSet):
-    """AVX2: ``vpmaddubsw`` adds two products in 16 bits and saturates, so the factors must be small enough.
-
-    Several sums of two products are added in 16 bits if they fit: all 8 of nibbles, one of bytes up to 127. With larger
-    bytes, the unsigned factor is |w − 128| ≤ 128, and the sign of w − 128 is moved to the activation.
-    """
-
-    name = "avx2"
-    required_features = frozenset({"avx2", "fma"})
-    widths = (3, 2, 1)
-    tiles_at_once = {3: 1, 2: 1, 1: 1}
-    unpacked_at_once = 3, 1
-    _words = ir.VectorType(I32, 8)
-    _bytes = ir.VectorType(I8, 32)
-    _shorts = ir.VectorType(I16, 16)
-
-    def _halves(self, b: Builder, word: Value) -> list[Value]:
-        return [emit.take(b, word, list(range(h, h + 8))) for h in (0, 8)]
-
-    def _quants(self, b: Builder, part: Value, group: int) -> Value:
-        return b.bitcast(emit.load_splat(b, address(b, part, 4 * group), I32, 8), self._bytes)
-
-    def _pairs(self, b: Builder, unsigned: Value, signed: Value) -> Value:
-        return emit.call(b, "llvm.x86.avx2.pmadd.ub.sw", self._shorts, [b.bitcast(unsigned, self._bytes), signed])
-
-    def _widen(self, b: Builder, shorts: Value, factor: int) -> Value:
-        return emit.call(b, "llvm.x86.avx2.pmadd.wd", self._words, [shorts, constant(self._shorts, factor)])
-
-    def dot(
-        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
-    ) -> list[Value]:
-        if bound > 127:
-            return self._dot_signed(b, words, tokens, first)
-        at_once, totals = sums_in_shorts(bound), [[constant(self._words, 0)] * 2 for _ in tokens]
-        parts = [(total, token, *part) for total, token in zip(totals, tokens, strict=True) for part in _PARTS]
-        for g in range(0, len(words), at_once):
-            shorts = [[constant(self._shorts, 0)] * 2 for _ in parts]
-            for group in range(g, min(g + at_once, len(words))):
-                halves = self._halves(b, words[group])
-                for pair, (_, token, part, _) in zip(shorts, parts, strict=True):
-                    quants = self._quants(b, address(b, token, part), first + group)
-                    pair[:] = [b.add(s, self._pairs(b, half, quants)) for s, half in zip(pair, halves, strict=True)]
-            for pair, (total, _, _, factor) in zip(shorts, parts, strict=True):
-                total[:] = [b.add(t, self._widen(b, s, factor)) for t, s in zip(total, pair, strict=True)]
-        return [
-            add_offset(b, emit.join(b, *total), token, offset, first, len(words))
-            for total, token in zip(totals, tokens, strict=True)
-        ]
-
-    def _dot_signed(self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int) -> list[Value]:
-        """Emit Σ (w − 128)·x."""
-        sums = [[constant(self._words, 0)] * 2 for _ in tokens]
-        for g, word in enumerate(words):
-            signed = [
-                b.bitcast(b.xor(half, constant(self._words, 0x80808080)), self._bytes) for half in self._halves(b, word)
-            ]
-            sizes = [emit.call(b, "llvm.abs.v32i8", self._bytes, [half, constant(emit.I1, 0)]) for half in signed]
-            for total, token in zip(sums, tokens, strict=True):
-                for part, factor in _PARTS:
-                    quants = self._quants(b, address(b, token, part), first + g)
-                    for h in (0, 1):
-                        turned = emit.call(b, "llvm.x86.avx2.psign.b", self._bytes, [quants, signed[h]])
-                        total[h] = b.add(total[h], self._widen(b, self._pairs(b, sizes[h], turned), factor))
-        return [emit.join(b, *total) for total in sums]
-
-
-class Plain(InstructionSet):
-    """The portable set for any processor, ARM included: 16-bit multiplications, which every vector unit has.
-
-    A word is 32 lanes of 16 bits with two bytes each; even and odd bytes are multiplied separately. As in `Avx2`, sums
-    are added in 16 bits if they fit. Bytes above 127 become w − 128, and two products of them fit.
-    """
-
-    name = "plain"
-    required_features = frozenset[str]()
-    widths = (4, 2, 1)
-    tiles_at_once = {4: 1, 2: 1, 1: 1}
-    unpacked_at_once = 4, 1
-    _shorts = ir.VectorType(I16, 32)
-
-    def _split(self, b: Builder, word: Value, *, signed: bool) -> tuple[Value, Value]:
-        eight, shorts = constant(self._shorts, 8), b.bitcast(word, self._shorts)
-        right = b.ashr if signed else b.lshr
-        return right(b.shl(shorts, eight), eight), right(shorts, eight)
-
-    def _products(self, b: Builder, even: Value, odd: Value, part: Value, group: int) -> Value:
-        """Emit even · x + odd · x', the products of two adjacent columns each."""
-        quants = emit.load_splat(b, address(b, part, 4 * group), I32)
-        first, second = self._split(b, quants, signed=True)
-        return b.add(b.mul(even, first), b.mul(odd, second))
-
-    def _widen(self, b: Builder, shorts: Value) -> Value:
-        pairs, sixteen = b.bitcast(shorts, INTS), constant(INTS, 16)
-        return b.add(b.ashr(b.shl(pairs, sixteen), sixteen), b.ashr(pairs, sixteen))
-
-    def dot(
-        self, b: Builder, words: Sequence[Value], tokens: Sequence[Value], first: int, bound: int, offset: int
-    ) -> list[Value]:
-        signed = bound > 127
-        if signed:
-            words = [b.xor(word, constant(INTS, 0x80808080)) for word in words]
-        at_once, totals = sums_in_shorts(min(bound, 127)), [constant(INTS, 0) for _ in tokens for _ in _PARTS]
-        parts = [address(b, token, part) for token in tokens for part, _ in _PARTS]
-        for g in range(0, len(words), at_once):
-            sums = [constant(self._shorts, 0)] * len(parts)
-            for group in range(g, min(g + at_once, len(words))):
-                even, odd = self._split(b, words[group], signed=signed)
-                sums = [
-                    b.add(total, self._products(b, even, odd, part, first + group))
-                    for total, part in zip(sums, parts, strict=True)
-                ]
-            totals = [b.add(total, self._widen(b, shorts)) for total, shorts in zip(totals, sums, strict=True)]
-        dots = [b.add(b.shl(totals[i], constant(INTS, HIGH_BITS)), totals[i + 1]) for i in range(0, len(totals), 2)]
-        return [
-            add_offset(b, dot, token, 0 if signed else offset, first, len(words))
-            for dot, token in zip(dots, tokens, strict=True)
-        ]

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import FLOATS, I64, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.formats import FORMATS
-from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from llamafw_backends.numba_cpu.instruction_sets import find_set
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
 from llamafw_backends.numba_cpu.kernel_records import tensor_at
@@ -35,6 +35,7 @@ from llamafw_backends.numba_cpu.unpacked import BUFFER_BYTES, TILES, Unpacked, c
 CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while they are in the cache
 STREAM_TOKENS = 2  # with at most so many tokens, time is spent on reading the weights
 STREAM_AHEAD = 8192  # bytes that are fetched ahead of the multiplication then
+FLOATS_AHEAD = 1024  # the same for several tiles side by side, in all
 FLOAT_SUMS = 4  # of adjacent tiles or tokens: each addition to a sum of floats waits for the one before
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add
 
@@ -66,24 +67,20 @@ def _group_widths(isa: InstructionSet, n_tokens: int) -> tuple[int, ...]:
 
 
 def _fetches(
-    b: Builder, tiles: Sequence[Value], tile_bytes: Value, record_bytes: int, *, is_stream: bool
+    b: Builder, tiles: Sequence[Value], tile_bytes: Value, record_bytes: int, ahead: int
 ) -> tuple[list[Value], Value]:
     """Emit where weights are fetched ahead of each of some adjacent tiles, and how far this moves with a record.
 
-    What follows short tiles is fetched in the order of its addresses, which processors fetch faster than several
-    streams.
+    They are ``ahead`` bytes ahead, in all tiles together; 0: those of the tiles that are multiplied next. What follows
+    short tiles is fetched in the order of its addresses, which processors fetch faster than several streams.
     """
     n, record = len(tiles), constant(I64, record_bytes)
-    if not is_stream:
+    if not ahead:
         distance = b.mul(tile_bytes, constant(I64, CHUNK))
         return [b.add(tile, distance) for tile in tiles], record
     is_short = b.icmp_signed("<=", b.mul(tile_bytes, constant(I64, n)), constant(I64, STREAM_AHEAD))
     starts = [
-        b.select(
-            is_short,
-            address(b, tiles[0], STREAM_AHEAD + i * record_bytes),
-            address(b, tile, STREAM_AHEAD // n),
-        )
+        b.select(is_short, address(b, tiles[0], STREAM_AHEAD + i * record_bytes), address(b, tile, ahead // n))
         for i, tile in enumerate(tiles)
     ]
     return starts, b.select(is_short, constant(I64, n * record_bytes), record)
@@ -109,7 +106,8 @@ def _tiles_by_tokens(
     def body(b: Builder, arguments: list[Value]) -> None:
         weights, tile_bytes, _, n_records, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
-        fetched, fetch_step = _fetches(b, tiles, tile_bytes, bytes_per_record, is_stream=is_stream)
+        ahead = FLOATS_AHEAD if n_tiles > 1 and n_tokens <= STREAM_TOKENS else STREAM_AHEAD
+        fetched, fetch_step = _fetches(b, tiles, tile_bytes, bytes_per_record, ahead if is_stream else 0)
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
         pipeline = isa.pipeline(b, n_tokens) if is_early else None
 
@@ -220,7 +218,7 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
     names = isa.literal_value, tile_format.literal_value
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
-        chosen_isa, chosen_format = INSTRUCTION_SETS[names[0]], FORMATS[names[1]]
+        chosen_isa, chosen_format = find_set(names[0]), FORMATS[names[1]]
         numbers = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
         after = b.append_basic_block("after")
         switch = b.switch(values[2], after)
@@ -251,7 +249,7 @@ def _isa_operation(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
 
     @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
     def operation(context: Any, isa: Any) -> Any:
-        chosen_isa = INSTRUCTION_SETS[isa.literal_value]
+        chosen_isa = find_set(isa.literal_value)
 
         def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
             emitter(chosen_isa, b)

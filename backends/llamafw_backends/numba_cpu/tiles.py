@@ -21,6 +21,7 @@ ROWS = 16  # per tile
 COLUMNS = 32  # per record
 FLOAT_COLUMNS = 4  # per record of floats
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of bytes (see `isa`), float32
+ONE_BYTE = 4  # another bit: records of activations with 8 bits
 
 
 class Format(ABC):

@@ -14,7 +14,7 @@ from llvmlite import ir
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import FLOATS, I8, I64, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.formats import FORMATS
-from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from llamafw_backends.numba_cpu.instruction_sets import find_set
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.simd import specialised
 from llamafw_backends.numba_cpu.tiles import COLUMNS, Format, QuantFormat, Record, element_address, record_at
@@ -94,7 +94,7 @@ def _emit_unpack_tiles(b: Builder, arguments: list[Value], isa: str, key: str) -
     packed = FORMATS[key]
     if not can_unpack(packed):
         return
-    unpacked = Unpacked(packed, INSTRUCTION_SETS[isa])
+    unpacked = Unpacked(packed, find_set(isa))
     weights, tile_bytes, n_tiles, n_records, out = arguments
     size = record_bytes(packed)
     packed_bytes = packed.tile_bytes(packed.block_size) // packed.records_per_block

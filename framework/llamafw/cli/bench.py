@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from llamafw.cli.parser import CommandParser, add_settings
-from llamafw.cli.read_settings import load_plugins, parse_early_flags, settings_from
+from llamafw.cli.plugin_flags import parse_with_plugin_flags
+from llamafw.cli.read_settings import load_plugins, parse_early_flags, shared_settings_from
 from llamafw.interfaces import Backend
 from llamafw.models.find import find_model
 from llamafw.plugins import Plugins
@@ -76,10 +77,8 @@ def run(argv: list[str]) -> int:
     """Run the tests and print their results."""
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
-    parser = _make_parser()
-    args = parser.parse(rest)
-    shared = Namespace(**{name: getattr(args, name) for name in SHARED_SETTINGS})
-    settings = settings_from(shared, config=early.config)
+    args = parse_with_plugin_flags(_make_parser(), rest, plugins, early.config)
+    settings = shared_settings_from(args, SHARED_SETTINGS, early)
     path = find_model(settings)
     results = _measure(path, settings, plugins, args)
     name = path.name if settings.requantize is None else f"{path.name} as {settings.requantize.upper()}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from llamafw.cli.measuring import SHARED_SETTINGS, OpenModel, check_generates, open_model_for, read_text
 from llamafw.cli.parser import CommandParser, add_settings
+from llamafw.cli.plugin_flags import parse_with_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.errors import SettingsError
 from llamafw.evaluation.directions import find_directions, last_states, observe_layers
@@ -17,6 +18,7 @@ from llamafw.models.adapters import write_control_vector
 from llamafw.models.gguf_writer import check_free
 from llamafw.models.progress import Progress
 from llamafw.options import unescape
+from llamafw.plugins import Plugins
 from llamafw.types import Ints
 
 EXAMPLE = "llamafw cvector smollm2-135m --positive-file happy.txt --negative-file sad.txt -o happy.gguf"
@@ -26,7 +28,7 @@ def run(argv: list[str]) -> int:
     """Run a model over pairs of prompts, and write how the outputs of its layers differ."""
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
-    args = _parse(rest)
+    args = _parse(rest, plugins, early.config)
     check_free(args.output_file, force=args.force)
     opened = open_model_for(args.path, args, early, plugins)
     check_generates(opened)
@@ -52,7 +54,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> Namespace:
+def _parse(argv: list[str], plugins: Plugins, config: str | None) -> Namespace:
     parser = CommandParser(
         "llamafw cvector",
         "Make a control vector: for each layer, the direction in which its output after the positive prompts differs "
@@ -72,7 +74,7 @@ def _parse(argv: list[str]) -> Namespace:
     add("--force", action="store_true", help="replace FILE if it exists")
     add("--quiet", action="store_true", help="do not show progress")
     add_settings(parser, SHARED_SETTINGS)
-    args = parser.parse(argv)
+    args = parse_with_plugin_flags(parser, argv, plugins, config)
     if args.positive_file is None or args.negative_file is None:
         parser.error("--positive-file and --negative-file name the prompts; both are needed")
     if args.path and (args.model or args.hf_repo or args.model_url):

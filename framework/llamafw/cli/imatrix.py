@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from llamafw.cli.measuring import make_parser, open_model_for, read_text, split_paths
+from llamafw.cli.plugin_flags import parse_with_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.errors import ModelError
 from llamafw.evaluation.activations import ObservedGraph, observe
@@ -35,7 +36,7 @@ def run(argv: list[str]) -> int:
     add("-o", "--output-file", metavar="FILE", type=Path, default=Path("imatrix.gguf"), help="(default: imatrix.gguf)")
     add("--process-output", action="store_true", help="also for output.weight")
     add("--force", action="store_true", help="replace FILE if it exists")
-    args = parser.parse(rest)
+    args = parse_with_plugin_flags(parser, rest, plugins, early.config)
     model, path = split_paths(args, parser)
     check_free(args.output_file, force=args.force)
     assert path is not None  # `split_paths` refuses that

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafw.cli.parser import CommandParser, add_settings
-from llamafw.cli.read_settings import settings_from
+from llamafw.cli.read_settings import shared_settings_from
 from llamafw.engine.components import build_graph, choose_backend, make_backend, make_context, make_tokenizer
 from llamafw.engine.load import open_model
 from llamafw.errors import ModelError, SettingsError
@@ -133,9 +133,8 @@ def split_paths(args: Namespace, parser: CommandParser, *, has_text: bool = True
 
 def open_model_for(model: str | None, args: Namespace, early: Settings, plugins: Plugins) -> OpenModel:
     """Open the model that the arguments name."""
-    shared = Namespace(**{name: getattr(args, name) for name in SHARED_SETTINGS})
     fixed: dict[str, Any] = {} if model is None else {"model": model}
-    settings = settings_from(shared, config=early.config, **fixed)
+    settings = shared_settings_from(args, SHARED_SETTINGS, early, **fixed)
     path = find_model(settings, progress=not args.quiet)
     opened = open_model(path, settings, plugins)
     graph = build_graph(opened, plugins)

@@ -17,6 +17,7 @@ from llamafw.cli.measuring import (
     split_paths,
 )
 from llamafw.cli.parser import CommandParser
+from llamafw.cli.plugin_flags import parse_with_plugin_flags
 from llamafw.cli.read_settings import load_plugins, parse_early_flags
 from llamafw.errors import ModelError, SettingsError
 from llamafw.evaluation.base_logits import BaseWriter, read_base
@@ -38,7 +39,7 @@ def run(argv: list[str]) -> int:
     early, rest = parse_early_flags(argv)
     plugins = load_plugins(early)
     parser = _make_parser()
-    args = parser.parse(rest)
+    args = parse_with_plugin_flags(parser, rest, plugins, early.config)
     if args.kl_divergence and not args.kl_divergence_base:
         parser.error("--kl-divergence needs --kl-divergence-base FILE")
     model, text = split_paths(args, parser, has_text=not args.kl_divergence)

@@ -62,6 +62,34 @@ def collect_plugin_flags(
     return parsers
 
 
+def parse_with_plugin_flags(
+    parser: CommandParser, argv: Sequence[str], plugins: Plugins, config: str | None
+) -> argparse.Namespace:
+    """Parse the flags of a command that runs a model, those of plugins included.
+
+    Parameters
+    ----------
+    parser : CommandParser
+        Has the flags of the command itself, and of the settings that it shares with ``llamafw serve``.
+    argv : sequence of str
+        The arguments after the name of the command.
+    plugins : Plugins
+        All plugins.
+    config : str, optional
+        Path of the configuration file; see `collect_plugin_flags`.
+
+    Returns
+    -------
+    argparse.Namespace
+        The values. ``plugin_settings`` has the names of those that belong to plugins.
+    """
+    own = [flag for action in parser._actions if action.dest not in options() for flag in action.option_strings]
+    parsers = collect_plugin_flags(plugins, config, also_taken=own)
+    parser.add_flags_of(parsers)
+    parser.set_defaults(plugin_settings=[action.dest for one in parsers for action in one._actions])
+    return parser.parse(argv)
+
+
 def _claim(owners: dict[str, str], names: Sequence[str], owner: str, kind: str) -> None:
     for name in names:
         if name in owners and owners[name] != owner:

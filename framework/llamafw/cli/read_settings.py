@@ -68,6 +68,24 @@ def settings_from(
     return settings
 
 
+def shared_settings_from(args: argparse.Namespace, names: Sequence[str], early: Settings, **fixed: Any) -> Settings:
+    """Return the settings of a command that shares some with ``llamafw serve``.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        What `parse_with_plugin_flags` returns.
+    names : sequence of str
+        The shared settings.
+    early : Settings
+        What `parse_early_flags` returns.
+    **fixed
+        Settings that take precedence over all sources.
+    """
+    given = argparse.Namespace(**{name: getattr(args, name) for name in (*names, *args.plugin_settings)})
+    return settings_from(given, plugin_keys_checked=True, config=early.config, **fixed)
+
+
 def with_load_mode(settings: Settings) -> Settings:
     """Return the settings with ``mmap`` and ``mlock`` as ``--load-mode`` says."""
     if settings.load_mode in (None, "auto"):

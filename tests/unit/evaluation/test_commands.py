@@ -227,3 +227,32 @@ def test_predictions_of_longer_chunks_are_not_compared(
     assert main(["perplexity", "llama", "text.txt", "-c", "130", "--save-all-logits", "base.kld", "--quiet"]) == 0
     assert main(["perplexity", "gpt2", "--kl-divergence", "--kl-divergence-base", "base.kld"]) == 2
     assert "base.kld: chunks of 130 tokens do not fit; gpt2 has 128 positions" in capsys.readouterr().err
+
+
+def test_flags_of_plugins_reach_the_backend(folder: Path, run: Any, tmp_path: Path) -> None:
+    """Activations of 8 bits change the result a little."""
+    model = write_tiny_gguf(tmp_path / "m.gguf", types="Q8_0", metadata={"tokenizer.ggml.add_bos_token": True})
+    words = ("perplexity", model, folder / "text.txt")
+    exact, same, rounded = (
+        run(*words, *more)["perplexity"]
+        for more in ((), ("--numba-activations", "int15"), ("--numba-activations", "int8"))
+    )
+    assert exact == same != rounded
+    assert rounded == pytest.approx(exact, rel=0.05)
+
+
+def test_flags_of_plugins_are_checked(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text, config = str(folder / "text.txt"), tmp_path / "llamafw.toml"
+    for command in (["bench"], ["perplexity", text], ["imatrix", text], ["cvector"]):
+        assert main([*command, "--numba-activations", "int4"]) == 2
+        assert "--numba-activations: invalid choice: 'int4' (choose from 'int15', 'int8')" in capsys.readouterr().err
+        config.write_text("numba-activations = 'int4'\n")
+        assert main([*command, "--config", str(config)]) == 2
+        assert f"{config}: numba-activations: 'int4' is not one of int15, int8" in capsys.readouterr().err
+
+
+def test_benchmarks_take_the_flags_of_plugins(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--numba-activations", "int8", "-p", "8", "-n", "2", "-r", "1", "-t", "1", "--json"]
+    assert main(["bench", "-m", str(folder / "one.gguf"), *flags]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [row["test"] for row in results] == ["pp8", "tg2"]

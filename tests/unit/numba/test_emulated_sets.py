@@ -20,6 +20,7 @@ from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from llamafw_backends.numba_cpu.isa import InstructionSet, Neon, Vnni
 from support.gguf_models import QUANTS
 from support.quant_products import block_maker, opened
+from support.rounded_products import byte_activations, multiply
 
 
 class EmulatedNeon(Neon):
@@ -102,14 +103,16 @@ class EmulatedAmx(amx.Amx):
 
 
 def check_same_bits(isa: InstructionSet, reference: str, type_name: str, patch: pytest.MonkeyPatch, tmp: Path) -> None:
-    """Check that two instruction sets give the same products."""
+    """Check that two instruction sets give the same products, with activations of 15 and of 8 bits."""
     patch.setattr(numba.config, "CACHE_DIR", str(tmp))  # the cache does not notice changes of this file
     patch.setitem(INSTRUCTION_SETS, isa.name, isa)
-    results = []
+    results, activations = [], byte_activations() * np.float32(1.7)
     for name in (reference, isa.name):
         patch.setenv("LLAMAFW_ISA", name)
-        results.append(check_products(QUANTS[type_name], QUANTS, block_maker(type_name), opened))
-    np.testing.assert_array_equal(results[0], results[1])
+        exact = check_products(QUANTS[type_name], QUANTS, block_maker(type_name), opened)
+        results.append([exact, *multiply(type_name, activations, "int8")])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("type_name", ["Q4_K", "Q6_K", "Q8_0"])

@@ -1,0 +1,84 @@
+"""With ``--numba-activations int8``, activations have 8 bits, and products are those of the rounded numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from llamafw import Model, Settings, SettingsError
+from llamafw.engine.components import choose_backend
+from llamafw.plugins import Plugins
+from llamafw.testing.batches import logits
+from llamafw.testing.reference import kl, reference, top1_agreement
+from llamafw.testing.tiny import write_tiny_gguf
+from llamafw_backends.numba_cpu import model_loaded
+from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
+from support.numba_backend import open_backend
+from support.prose import PROSE, read_tokenizer
+from support.rounded_products import N_COLUMNS, N_ROWS, N_VOCAB, SIZES, byte_activations, matrix_weights, multiply
+
+ISAS = [name for name, isa in INSTRUCTION_SETS.items() if isa.available()]
+TYPES = ["Q4_0", "Q4_1", "Q5_K", "Q8_0", "Q6_K", "Q2_K", "IQ4_XS", "IQ2_XS", "NVFP4", "TQ1_0"]
+"""With and without offsets and minima, with scales of 16 and of 32 columns."""
+
+
+@pytest.mark.parametrize("type_name", TYPES)
+def test_numbers_of_eight_bits_have_the_products_of_fifteen(type_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is rounded then, so all instruction sets give the same bits as with 15 bits."""
+    activations = byte_activations()
+    expected = multiply(type_name, activations, "int15")
+    for isa in ISAS:
+        monkeypatch.setenv("LLAMAFW_ISA", isa)
+        for size, got, whole in zip(SIZES, multiply(type_name, activations, "int8"), expected, strict=True):
+            np.testing.assert_array_equal(got, whole, err_msg=f"{isa}, {size} tokens")
+
+
+@pytest.mark.parametrize("type_name", ["Q4_K", "Q6_K", "Q8_0"])
+def test_activations_are_rounded_in_groups_of_32(type_name: str) -> None:
+    """The step of a group is its largest number divided by 127, as in Q8_0."""
+    x = np.random.default_rng(7).normal(0, 1, (N_VOCAB, N_COLUMNS)).astype(np.float32)
+    groups = x.reshape(N_VOCAB, -1, 32)
+    largest = np.abs(groups).max(-1, keepdims=True)
+    numbers = np.rint(groups * (np.float32(127) / largest)).astype(np.float64)  # float32 decides how ties are rounded
+    rounded = (numbers * (largest.astype(np.float64) / 127)).reshape(x.shape)
+    exact, expected = (one @ matrix_weights(type_name).T for one in (x.astype(np.float64), rounded))
+
+    products = {kind: multiply(type_name, x, kind)[-1][:, :N_ROWS] for kind in ("int8", "int15")}
+    n = SIZES[-1]
+    np.testing.assert_allclose(products["int8"], expected[:n], atol=2e-5)
+    np.testing.assert_allclose(products["int15"], exact[:n], atol=2e-3)
+    assert np.abs(expected - exact).max() > 1e-2  # the two kinds can be told apart
+
+
+def test_the_flag_selects_this_backend(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    extra = {"numba_activations": "int8"}
+    model, plugins = Model(tmp_path, {}, {}, 0), Plugins()
+    assert choose_backend(model, Settings(extra=extra), plugins) == "numba"
+    with pytest.raises(SettingsError, match="^--numba-activations and --onnx-provider select different backends"):
+        choose_backend(model, Settings(extra=extra | {"onnx_provider": "cuda"}), plugins)
+
+    for backend, is_ignored in ((None, False), ("numba", False), ("fake", True)):
+        caplog.clear()
+        model_loaded(model, SimpleNamespace(settings=Settings(extra=extra, backend=backend)))
+        assert ("--numba-activations int8 has no effect with --backend fake" in caplog.text) == is_ignored
+
+
+@pytest.mark.slow
+def test_the_default_model_stays_close_to_the_reference(real_model: Path) -> None:
+    """The bounds are those of llama.cpp, which rounds activations to 8 bits as well."""
+    with open_backend(real_model, n_ctx=512, n_threads=2, extra={"numba_activations": "int8"}) as backend:
+        assert backend.describe()["activation_bits"] == 8
+        tokens = read_tokenizer(real_model).encode(PROSE)[:300]
+        got = logits(backend, tokens)
+    expected = reference(real_model).logits(tokens)
+    assert 1e-4 < kl(expected, got) < 1e-2
+    assert top1_agreement(expected, got) >= 0.92
+
+
+def test_states_of_other_activations_have_another_format(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf")
+    with open_backend(path) as backend, open_backend(path, extra={"numba_activations": "int8"}) as rounded:
+        assert backend.state_format != rounded.state_format
