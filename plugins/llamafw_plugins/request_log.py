@@ -54,7 +54,10 @@ class RequestLog:
             self._writer.submit(self._write, path, make_record)
 
     def _write(self, path: Path, make_record: partial[dict[str, Any]]) -> None:
-        """Write one file. Errors fail no request; those of the disk are logged once, until a file can be written."""
+        """Write one file.
+
+        Errors fail no request; those of the disk are logged once, until a file can be written.
+        """
         try:
             write_file(path, make_record)
             self._has_warned = False

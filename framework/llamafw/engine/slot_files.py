@@ -12,7 +12,9 @@ from llamafw.types import Bytes, Ints, Strengths
 
 
 def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes, adapters: Strengths) -> int:
-    """Write the file atomically; return its size in bytes. Its folder is created again if somebody has removed it.
+    """Write the file atomically; return its size in bytes.
+
+    Its folder is created again if somebody has removed it.
 
     Raises
     ------
