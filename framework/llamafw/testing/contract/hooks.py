@@ -65,6 +65,7 @@ REASONS = (
     r"^no function call with the call_id",  # depends on an earlier item
     r"^background: true needs|^only responses that were created with background|cannot be streamed, because",
     r"^(tools|tool_choice)\..* is required",  # depends on the type
+    r"^(documents|texts)\.\d+(\.[\s\S]* is required| has no member of rank_fields)",  # depends on another field
     r"^starting_after needs|^the response has no input item|^the keys of metadata",
 )
 """Messages with which the server may reject a request that is valid according to the document."""
