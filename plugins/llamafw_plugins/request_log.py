@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ class RequestLog:
         self._app: App | None = None
         self._folder: Path | None = None
         self._numbers = itertools.count(1)
+        self._has_warned = False  # that files cannot be written; on the writer thread
 
     @hookimpl
     def register_endpoints(self, register: Register, app: App) -> None:
@@ -49,7 +51,22 @@ class RequestLog:
             now = datetime.now(UTC)
             path = self._folder / f"{now:%Y-%m-%dT%H-%M-%S.%f}-{next(self._numbers):06}.yaml"
             make_record = partial(generation_record, request, finish, self._app, now, request_id())
-            self._writer.submit(write_file, path, make_record)
+            self._writer.submit(self._write, path, make_record)
+
+    def _write(self, path: Path, make_record: partial[dict[str, Any]]) -> None:
+        """Write one file.
+
+        Errors fail no request; those of the disk are logged once, until a file can be written.
+        """
+        try:
+            write_file(path, make_record)
+            self._has_warned = False
+        except OSError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                log.warning("--logdir: %s cannot be written: %s", path, error.strerror or error)
+        except Exception:
+            log.exception("%s cannot be written", path)
 
     @hookimpl
     def server_stopping(self, app: App) -> None:
@@ -132,19 +149,25 @@ def generation_record(
 
 
 def write_file(path: Path, make_record: partial[dict[str, Any]]) -> None:
-    """Write one file that only its owner can read.
+    """Write one file that only its owner can read; create the folder again if somebody has removed it.
 
-    Runs on the writer thread; errors are logged and fail no request.
+    Raises
+    ------
+    OSError
+        The file cannot be written. Nothing is left of it.
     """
     import yaml
 
+    record = to_plain(make_record())
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600, exist_ok=False)
     try:
-        record = to_plain(make_record())
-        path.touch(mode=0o600, exist_ok=False)
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(record, file, _dumper(), allow_unicode=True, sort_keys=False, default_flow_style=None, width=120)
-    except Exception:
-        log.exception("%s cannot be written", path)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def to_plain(value: Any) -> Any:

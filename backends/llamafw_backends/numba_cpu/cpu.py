@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from functools import cache
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import numba
@@ -18,6 +20,7 @@ import psutil
 MACHINE = platform.machine().lower()
 IS_X86 = MACHINE in ("x86_64", "amd64")
 IS_ARM = MACHINE in ("aarch64", "arm64")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @cache
@@ -61,6 +64,16 @@ def may_use_amx() -> bool:
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
     return int(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data)) == 0
+
+
+@cache
+def cache_bytes() -> int:
+    """Return the size of the first processor's largest cache; 0 if it is not known.
+
+    Only Linux tells: see https://docs.kernel.org/admin-guide/abi-testing.html, ``/sys/devices/system/cpu/cpu*/cache``.
+    """
+    found = (re.fullmatch(r"(\d+)([KM]?)", path.read_text().strip()) for path in CACHES.glob("index*/size"))
+    return max((int(one[1]) << {"": 0, "K": 10, "M": 20}[one[2]] for one in found if one), default=0)
 
 
 def physical_cores() -> int:

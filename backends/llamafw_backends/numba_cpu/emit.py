@@ -208,12 +208,14 @@ def exp(b: Builder, x: Value) -> Value:
 def prefetch(b: Builder, where: Value, level: int = 2) -> None:
     """Emit a prefetch of a cache line into the cache of a level, 1 or 2.
 
-    The address may be invalid.
+    The address may be invalid. Level 0 is for data that is read once: the first level, from which it does not move to
+    larger caches when it is evicted.
 
     Data that is needed much later evicts what is in use from the first level: reading then takes twice as long.
     """
+    locality = (0, 3, 2)[level]  # prefetchnta, prefetcht0, prefetcht1
     pointer = b.inttoptr(where, ir.PointerType())
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, 4 - level), constant(I32, 1)])
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, constant(I32, 0), constant(I32, locality), constant(I32, 1)])
 
 
 def loop(

@@ -95,10 +95,12 @@ def _tiles_by_tokens(
     widths: Sequence[int],
     *,
     is_stream: bool,
+    read_once: bool = False,
 ) -> Any:
     """Emit a function that multiplies adjacent tiles with ``n_tokens`` tokens; return it.
 
-    ``widths`` are those of the tokens' groups. If ``is_stream``, weights are fetched as they are read.
+    ``widths`` are those of the tokens' groups. If ``is_stream``, weights are fetched as they are read; if
+    ``read_once``, into no cache but the first.
     """
     bytes_per_record = -(-(tile_format.block_words + tile_format.scale_bytes) // tile_format.records_per_block)
     is_early = isinstance(tile_format, QuantFormat) and tile_format.columns_per_scale == COLUMNS
@@ -107,6 +109,7 @@ def _tiles_by_tokens(
         weights, tile_bytes, _, n_records, activations, start, start_stride, out, out_stride, add = arguments
         tiles = [b.add(weights, b.mul(tile_bytes, constant(I64, t))) for t in range(n_tiles)]
         ahead = FLOATS_AHEAD if n_tiles > 1 and n_tokens <= STREAM_TOKENS else STREAM_AHEAD
+        level = (0 if read_once else 1) if is_stream else 2
         fetched, fetch_step = _fetches(b, tiles, tile_bytes, bytes_per_record, ahead if is_stream else 0)
         starts = [emit.load(b, b.add(start, b.mul(start_stride, constant(I64, t))), FLOATS) for t in range(n_tiles)]
         pipeline = isa.pipeline(b, n_tokens) if is_early else None
@@ -133,7 +136,7 @@ def _tiles_by_tokens(
             """Fetch what will be multiplied later."""
             ahead = b.add(start, b.mul(i, fetch_step))
             for line in range(0, bytes_per_record, 64):
-                emit.prefetch(b, address(b, ahead, line), level=1 if is_stream else 2)
+                emit.prefetch(b, address(b, ahead, line), level=level)
 
         if pipeline:
             issue(constant(I64, 0))
@@ -163,10 +166,12 @@ def _tiles_by_tokens(
     return emit.function(module, f"{isa.name}.{tile_format.name}.{kind}{n_tiles}x{n_tokens}", _N_ARGUMENTS, body)
 
 
-def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_tokens: int, *, is_last: bool) -> Any:
+def _chunk_by_tokens(
+    module: Any, isa: InstructionSet, tile_format: Format, n_tokens: int, *, is_last: bool, read_once: bool
+) -> Any:
     """Emit a function that multiplies any number of adjacent tiles with ``n_tokens`` tokens; return it.
 
-    They are a group; or the groups of the last tokens, if ``is_last``.
+    They are a group; or the groups of the last tokens, if ``is_last``. `_tiles_by_tokens` describes ``read_once``.
     """
     tokens_at_once, tiles_at_once = _at_once(isa, tile_format, n_tokens)
     widths, is_stream = _group_widths(isa, n_tokens), is_last or n_tokens <= STREAM_TOKENS
@@ -175,7 +180,8 @@ def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_to
         weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add = arguments
 
         def emit_tiles(count: Value, first: Value, group_size: int) -> None:
-            kernel = _tiles_by_tokens(module, isa, tile_format, group_size, tokens_at_once, widths, is_stream=is_stream)
+            shape = group_size, tokens_at_once, widths
+            kernel = _tiles_by_tokens(module, isa, tile_format, *shape, is_stream=is_stream, read_once=read_once)
 
             def multiply(i: Value, _: list[Value]) -> list[Value]:
                 tile = b.add(first, b.mul(i, constant(I64, group_size)))
@@ -210,24 +216,25 @@ def _chunk_by_tokens(module: Any, isa: InstructionSet, tile_format: Format, n_to
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
-def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: Any) -> Any:
+def _multiply(context: Any, isa: Any, tile_format: Any, read_once: Any, width: Any, arguments: Any) -> Any:
     """Multiply tiles with a group of ``width`` tokens, or with the last ``-width`` tokens.
 
-    ``isa`` and ``tile_format`` are literal names.
+    ``isa`` and ``tile_format`` are literal names, ``read_once`` is a literal 0 or 1.
     """
-    names = isa.literal_value, tile_format.literal_value
+    names, is_once = (isa.literal_value, tile_format.literal_value), bool(read_once.literal_value)
 
     def lower(context: Any, b: Builder, _: Any, values: list[Value]) -> Value:
         chosen_isa, chosen_format = find_set(names[0]), FORMATS[names[1]]
-        numbers = [b.extract_value(values[3], i) for i in range(_N_ARGUMENTS)]
+        numbers = [b.extract_value(values[4], i) for i in range(_N_ARGUMENTS)]
         after = b.append_basic_block("after")
-        switch = b.switch(values[2], after)
+        switch = b.switch(values[3], after)
 
         def add_case(width: int, used_format: Format) -> None:
             case = b.append_basic_block(f"width{width}")
             switch.add_case(ir.Constant(I64, width), case)
             b.position_at_end(case)
-            b.call(_chunk_by_tokens(b.module, chosen_isa, used_format, abs(width), is_last=width < 0), numbers)
+            shape = chosen_isa, used_format, abs(width)
+            b.call(_chunk_by_tokens(b.module, *shape, is_last=width < 0, read_once=is_once), numbers)
             b.branch(after)
 
         widest, *others = chosen_isa.widths
@@ -238,7 +245,7 @@ def _multiply(context: Any, isa: Any, tile_format: Any, width: Any, arguments: A
         b.position_at_end(after)
         return context.get_dummy_value()
 
-    return types.void(isa, tile_format, types.int64, types.UniTuple(types.int64, _N_ARGUMENTS)), lower
+    return types.void(isa, tile_format, read_once, types.int64, types.UniTuple(types.int64, _N_ARGUMENTS)), lower
 
 
 def _isa_operation(emitter: Callable[[InstructionSet, Builder], None]) -> Any:
@@ -274,20 +281,24 @@ def width_for(widths: int, rest: int) -> int:
     return load_i64(widths)
 
 
-def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: Format) -> Any:
+def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: Format, *, read_once: bool = False) -> Any:
     """Compile the kernel for one format.
 
     ``kernel(tensor, widths, buffer, activations, n_tokens, first, last, out, out_stride, add)`` writes the products of
     tiles ``first`` … ``last - 1`` to ``out[token, 16 * (tile - first)]``, or adds them to the values there if ``add``
     is 1. ``buffer`` is the address of `unpacked.buffer_bytes`.
+
+    With ``read_once``, decoding fetches weights so that they leave the larger caches to other data. This is best if
+    they would be evicted before the next token needs them.
     """
     sizes = tile_format.activation_bytes, record_bytes(tile_format), _max_last(isa, tile_format)
-    kernel = _matmul(isa.name, tile_format.key, *sizes)
-    return compiler(tile_format.kernel_name(f"matmul for {isa.name}"), 10, kernel, isa=isa.name)
+    kernel = _matmul(isa.name, tile_format.key, int(read_once), *sizes)
+    name = f"{'large ' if read_once else ''}matmul for {isa.name}"
+    return compiler(tile_format.kernel_name(name), 10, kernel, isa=isa.name)
 
 
 def _matmul(
-    isa: str, tile_format: str, activation_bytes: int, unpacked_bytes: int, max_last: int
+    isa: str, tile_format: str, read_once: int, activation_bytes: int, unpacked_bytes: int, max_last: int
 ) -> Callable[..., int]:
     def matmul(
         tensor: int,
@@ -320,6 +331,7 @@ def _matmul(
                 _multiply(
                     isa,
                     tile_format,
+                    read_once,
                     width,
                     (
                         buffer if is_unpacked else weights,

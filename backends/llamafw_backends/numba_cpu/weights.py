@@ -19,6 +19,7 @@ import numpy.typing as npt
 from llamafw import BackendContext, Floats, ModelError, PluginError, Tensor
 from llamafw import graph as g
 from llamafw_backends.numba_cpu import matmul, packing
+from llamafw_backends.numba_cpu.cpu import cache_bytes
 from llamafw_backends.numba_cpu.emit import LANES
 from llamafw_backends.numba_cpu.formats import FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
@@ -232,11 +233,12 @@ class Weights:
             The format of a plugin's tensor type cannot be compiled.
         """
         self._pool = pool
+        read_once = 0 < 2 * cache_bytes() < self._size()  # a cache keeps nothing of more data until the next token
         formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.maps[0].values()}
         self._pack = compiler("packing", 2, packing.pack)
         for key, one in formats.items():
             with _faults_of_plugins(one):
-                self.kernels[key] = matmul.build(compiler, isa, one)
+                self.kernels[key] = matmul.build(compiler, isa, one, read_once=read_once)
                 self._pack_block[key] = compiler(one.kernel_name("pack"), 4, one.pack, has_result=False)
         for table in self.tables.maps[0].values():
             if (rows := table.row_format) is not None:

@@ -135,6 +135,11 @@ class ConvertedTensor(Tensor):
         """Size of `data` in bytes."""
         return self._n_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        """Nothing: it is computed when it is read."""
+        return 0
+
     def release(self) -> None:
         """Let the operating system take back the memory of the files' pages."""
         for source in self.sources:

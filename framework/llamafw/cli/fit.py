@@ -97,7 +97,7 @@ def run(argv: list[str]) -> int:
     needed = estimate(model, graph, options, companions, is_cache_set=settings.ctx_size != 0)
     fits = needed.total <= memory.available
     if args.json:
-        kinds = ("weights", "cache", "activations")
+        kinds = ("weights", "cache", "activations", "vocabulary")
         sizes = {kind: getattr(needed, kind) for kind in (*kinds, "program", "total")}
         parts = {name: {kind: getattr(part, kind) for kind in kinds} for name, part in needed.parts.items()}
         machine = {"memory": memory.total, "available": memory.available}
@@ -111,7 +111,12 @@ def run(argv: list[str]) -> int:
         "activations": first.activations,
     }
     for name, part in needed.parts.items():
-        kinds_of_part = {"weights": part.weights, "KV cache": part.cache, "activations": part.activations}
+        kinds_of_part = {
+            "weights": part.weights,
+            "KV cache": part.cache,
+            "activations": part.activations,
+            "vocabulary": part.vocabulary,
+        }
         if name != MODEL:
             rows |= {f"{name}: {kind}": n_bytes for kind, n_bytes in kinds_of_part.items() if n_bytes}
     rows |= {

@@ -53,11 +53,31 @@ def make_handlers(settings: Settings) -> list[logging.Handler]:
         return [stderr]
 
     try:
-        file = logging.FileHandler(Path(settings.log_file).expanduser(), encoding="utf-8")
+        file = LogFile(Path(settings.log_file).expanduser(), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"--log-file: {settings.log_file} cannot be written: {error.strerror or error}") from None
     file.setFormatter(_make_formatter(settings, "%Y-%m-%d %H:%M:%S"))
     return [stderr, file]
+
+
+class LogFile(logging.FileHandler):
+    """Writes lines to a file; says once on stderr if that fails, until it works again."""
+
+    _has_failed = False
+
+    def flush(self) -> None:
+        """Write what is left in the buffer."""
+        super().flush()
+        self._has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Handle the error that is being handled; others than those of the disk are mistakes in the program."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            print(f"llamafw: --log-file: {self.baseFilename} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def _make_formatter(settings: Settings, time_format: str, *, colors: bool = False) -> logging.Formatter:

@@ -25,6 +25,7 @@ from llamafw.evaluation.chunks import make_chunks
 from llamafw.evaluation.kl_divergence import Comparison, compare
 from llamafw.evaluation.perplexity import Perplexity, measure
 from llamafw.models.gguf_writer import check_free
+from llamafw.models.part_files import part_file
 from llamafw.models.progress import Progress
 
 EXAMPLE = """\
@@ -92,16 +93,11 @@ def _measure(opened: OpenModel, text: str, base: Path | None, args: Namespace) -
 
         if base is None:
             return measure(backend, chunks, finished)
-        part = base.with_name(f"{base.name}.part")
         try:
-            with part.open("wb") as file:
-                result = measure(backend, chunks, finished, BaseWriter(file, chunks, n_vocab).add)
-            part.replace(base)
+            with part_file(base) as part, part.open("wb") as file:
+                return measure(backend, chunks, finished, BaseWriter(file, chunks, n_vocab).add)
         except OSError as error:
             raise ModelError(f"{base} cannot be written: {error.strerror or error}") from error
-        finally:
-            part.unlink(missing_ok=True)
-        return result
 
 
 def _compare(opened: OpenModel, path: Path, args: Namespace) -> Comparison:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from llamafw.engine.adapters import Adapters, Entry, ScaleTable
 from llamafw.engine.components import build_graph
-from llamafw.errors import ModelError, SettingsError
+from llamafw.engine.memory_check import mib
+from llamafw.engine.memory_estimate import adapter_bytes
+from llamafw.errors import ModelError, SettingsError, Unavailable
 from llamafw.graph import Adaptation, Graph
 from llamafw.graph.adapters import Scales
 from llamafw.interfaces import BackendContext
@@ -32,10 +34,13 @@ class AdapterLoader:
         The model, its graph without adapters, and the settings of the backend.
     plugins : Plugins
         All plugins.
+    free_memory : callable, optional
+        Returns how many bytes of memory are free. None: the backend has a memory of its own.
     """
 
     context: BackendContext
     plugins: Plugins
+    free_memory: Callable[[], int] | None = None
 
     def read_lora(self, path: Path) -> LoadedAdapter:
         """Open a LoRA adapter; ModelError if it cannot be read or does not fit the model."""
@@ -66,11 +71,35 @@ class AdapterLoader:
         adaptation, model = found[0]
         return replace(self.context, model=model, graph=graph), adaptation.scales
 
+    def check_memory(self, adapted: BackendContext | None) -> None:
+        """Check that a backend can have other adapters, besides those that it keeps until these are ready.
+
+        Raises
+        ------
+        Unavailable
+            They do not fit into the memory that is free. The message says how much they need, and how much is free.
+        """
+        if adapted is None or self.free_memory is None:
+            return
+        model, options = self.context.model, self.context.options
+        needed = adapter_bytes(model, adapted.model, adapted.graph, options, have_been_read=True).total
+        n_free = self.free_memory()
+        if needed > n_free:
+            raise Unavailable(
+                f"the adapters would need about {mib(needed)} of memory while they load, but {mib(n_free)} are free"
+            )
+
 
 def open_adapters(
-    context: BackendContext, settings: Settings, plugins: Plugins, log: Callable[[str], None]
+    context: BackendContext,
+    settings: Settings,
+    plugins: Plugins,
+    log: Callable[[str], None],
+    free_memory: Callable[[], int] | None = None,
 ) -> tuple[BackendContext, Adapters]:
     """Open the adapters that flags name; return the context of the backend with them.
+
+    ``free_memory`` is that of `AdapterLoader`, for adapters that are loaded later.
 
     Raises
     ------
@@ -79,7 +108,7 @@ def open_adapters(
     ModelError
         An adapter cannot be read, or does not fit the model.
     """
-    loader = AdapterLoader(context, plugins)
+    loader = AdapterLoader(context, plugins, free_memory)
     entries = [*_lora_entries(loader, settings), *_control_vector_entries(loader, settings)]
     files = [entry.file for entry in entries]
     adapted, scales = loader.adapt(files)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from llamafw.errors import ModelError, NotSupported, RequestError, Unavailable
-from llamafw.interfaces import AdaptingBackend, Backend
+from llamafw.interfaces import AdaptingBackend, Backend, BackendContext
 from llamafw.types import AdapterKind, AdapterStatus, Floats, Strengths
 
 if TYPE_CHECKING:
@@ -171,13 +171,15 @@ class Adapters:
             The engine can load none.
         RequestError
             The file cannot be read, or does not fit the model.
+        Unavailable
+            There is not enough memory; nothing has changed.
         """
         loader = self._get_loader()
         async with self._lock:
             try:
                 file = await asyncio.to_thread(loader.read_lora, path)
                 entry = Entry("lora", self._n_ids["lora"], scale, file)
-                await self._replace((*self._entries, entry))
+                await self._replace((*self._entries, entry), check=loader.check_memory)
             except ModelError as error:
                 raise RequestError(f"the adapter cannot be loaded: {error}", param="path") from error
             self._n_ids["lora"] += 1
@@ -198,8 +200,13 @@ class Adapters:
                 raise RequestError(f"adapter {id} does not exist", param="id")
             await self._replace(tuple(one for one in self._entries if (one.kind, one.id) != ("lora", id)))
 
-    async def _replace(self, entries: tuple[Entry, ...]) -> None:
-        """Let the backend run the graph with other adapters, and requests use them."""
+    async def _replace(
+        self, entries: tuple[Entry, ...], check: Callable[[BackendContext | None], None] = lambda context: None
+    ) -> None:
+        """Let the backend run the graph with other adapters, and requests use them.
+
+        ``check`` is called first, on the engine thread, when the backend is in memory; what it raises is raised.
+        """
         files = [entry.file for entry in entries]
         context, scales = await asyncio.to_thread(self._get_loader().adapt, files)
         digests = tuple(file.digest for file in files)
@@ -208,6 +215,7 @@ class Adapters:
             used = {digest for task in self._tasks() for digest, _ in task.adapters}
             if not used <= set(digests):
                 raise Unavailable("the adapter is used by a request; try again later")
+            check(context)
             try:
                 cast("AdaptingBackend", self._backend).set_adapters(context)
             except ModelError as error:

@@ -37,6 +37,7 @@ _NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{32}[.]prompt")
 _SETTLED_SECONDS = 2.0  # the time of a folder may not change with a file if that comes sooner after the last change
 _ORPHAN_SECONDS = 600.0  # temporary files are deleted if nothing was written for as long: their server was killed
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +67,7 @@ class DiskCache:
     Parameters
     ----------
     folder : Path
-        The folder; it is created if it does not exist.
+        The folder; it is created if it does not exist, also if somebody removes it later.
     limit : int
         Maximum size of all files of prompt caches in the folder, in bytes.
     fingerprint : bytes
@@ -88,9 +89,9 @@ class DiskCache:
         self._ignored: set[tuple[str, int]] = set()  # names and times of files that cannot be used
         self._seen: tuple[int, bool] = (-1, False)  # time of the folder at the last look, and whether it was settled
         self._n_pending = self._n_reads = self._n_writes = self._n_failures = 0
-        self._cannot_write = self._has_warned = False
+        self._cannot_write = self._has_warned = self._was_full = False
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._create_folder()
             self._look()
         except OSError as error:
             raise SettingsError(f"--cache-disk: {folder} cannot be used: {error.strerror or error}") from None
@@ -196,9 +197,17 @@ class DiskCache:
 
     def _write(self, state: StoredState, entry: Entry, may_continue: Callable[[], bool] | None) -> None:
         try:
+            if not self.folder.is_dir():
+                self._create_folder()
+                log.warning("prompt cache: %s had been removed; it was created again", self.folder)
             self._make_space(state.n_bytes)
             path = self.folder / state.name
-            state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
+            try:
+                state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
+            except OSError as error:
+                if error.errno not in _FULL or not self._make_space_on_full_disk(state.n_bytes):
+                    raise
+                state_files.write(path, PROMPT, self._fingerprint, entry, may_continue)
             with self._lock:
                 state.head, state.entry = state_files.read_head(path, PROMPT, self._fingerprint), None
             self._n_writes += 1
@@ -227,11 +236,30 @@ class DiskCache:
             n_used += status.st_size
             if _NAME.fullmatch(file.name):
                 files.append((status.st_mtime, file.name, status.st_size))
+        self._delete_oldest(files, n_used + n_bytes - self.limit)
+
+    def _make_space_on_full_disk(self, n_bytes: int) -> bool:
+        """Delete files as `_make_space` does, as if all of them had reached the limit now.
+
+        Returns False, and deletes nothing, if all of them are smaller than the new one.
+        """
+        every = self._files()
+        files = [(status.st_mtime, file.name, status.st_size) for file, status in every if _NAME.fullmatch(file.name)]
+        if sum(size for _, _, size in files) < n_bytes:
+            return False
+        if not self._was_full:
+            self._was_full = True
+            log.warning("prompt cache: the disk of %s is full: new states replace the least recently used", self.folder)
+        self._delete_oldest(files, n_bytes)
+        return True
+
+    def _delete_oldest(self, files: list[tuple[float, str, int]], n_bytes: int) -> None:
+        """Delete files, given as (time of last use, name, size), oldest first, until ``n_bytes`` are free."""
         for _, name, size in sorted(files):
-            if n_used + n_bytes <= self.limit:
+            if n_bytes <= 0:
                 break
             self._delete(name)
-            n_used -= size
+            n_bytes -= size
 
     def _remove_covered(self, added: StoredState) -> None:
         """Delete the states that can be made from another one."""
@@ -248,6 +276,9 @@ class DiskCache:
 
     # --- the folder
 
+    def _create_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def stats(self) -> DiskCacheStats:
         """Return counters since the start, and the current size."""
         # without the lock: whoever holds it may wait for a slow disk
@@ -263,21 +294,31 @@ class DiskCache:
 
     def _look_again(self) -> None:
         """Look for files that other servers have added or removed, if the folder has changed."""
-        with suppress(OSError):  # a folder that is gone holds nothing new
+        try:
             if self._seen != (os.stat(self.folder).st_mtime_ns, True):
                 self._look()
+        except (FileNotFoundError, NotADirectoryError):
+            self._forget_missing(())
+        except OSError:  # what the folder holds is unknown
+            pass
 
     def _look(self) -> None:
         """Read the heads of files that are new, and forget those that are gone."""
         changed = os.stat(self.folder).st_mtime_ns
+        if changed != self._seen[0]:
+            self._cannot_write = False  # somebody has written to it, or created it again
         self._seen = changed, time.time() - changed / 1e9 > _SETTLED_SECONDS
         files = {file.name: status for file, status in self._files() if file.name.startswith(self._prefix)}
-        for name, state in list(self._states.items()):
-            if name not in files and state.head is not None:
-                del self._states[name]
+        self._forget_missing(files.keys())
         for name in files.keys() - self._states.keys():
             if (name, files[name].st_mtime_ns) not in self._ignored:
                 self._add_to_index(name, files[name])
+
+    def _forget_missing(self, names: Collection[str]) -> None:
+        """Forget the written states whose files are not among ``names``."""
+        for name, state in list(self._states.items()):
+            if name not in names and state.head is not None:
+                del self._states[name]
 
     def _add_to_index(self, name: str, status: os.stat_result) -> None:
         try:

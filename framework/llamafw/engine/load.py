@@ -225,7 +225,8 @@ def make_engine(
     samplers = plugins.registry("sampler")
     first = make_context(model, graph, settings, plugins, log)
     first = replace(first, keeps_hidden=needs_hidden(settings, plugins))
-    backend_context, adapters = open_adapters(first, settings, plugins, log)
+    free_memory = None if has_own_memory(backend_name, plugins) else _free_memory
+    backend_context, adapters = open_adapters(first, settings, plugins, log, free_memory)
     with compile_ahead(samplers, log) as wait_for_samplers:
         backend = load_backend(backend_name, backend_context, settings, plugins, companions)
         with log_if_slow(log, "waiting for the compiled samplers"):
@@ -319,7 +320,7 @@ def engine_options(
         prompt_cache=None if ram == -1 else min(ram << 20, read_memory().total // 4),
         disk_cache=disk,
         sleep_after=settings.sleep_idle_seconds if settings.sleep_idle_seconds >= 0 else None,
-        free_memory=lambda: read_memory().available,
+        free_memory=_free_memory,
         max_queue=settings.max_queue,
         max_queue_by_priority=dict(settings.max_queue_priority),
         priority_aging=settings.priority_aging,
@@ -333,6 +334,10 @@ def engine_options(
         log_caches=settings.dump_kv_cache,
         slow_calls=SlowCalls(partial(owner_of, plugins)),
     )
+
+
+def _free_memory() -> int:
+    return read_memory().available
 
 
 def owner_of(plugins: Plugins, kind: str, name: str) -> str:

@@ -158,3 +158,8 @@ def suggest(caches: Sequence[tuple[Graph, BackendOptions]], n_bytes: int) -> str
 def gib(n_bytes: int) -> str:
     """Return a size as text."""
     return f"{n_bytes / 2**30:.1f} GiB"
+
+
+def mib(n_bytes: int) -> str:
+    """Return a size that may be small as text."""
+    return f"{n_bytes / 2**20:.0f} MiB"

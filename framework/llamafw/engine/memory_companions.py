@@ -22,6 +22,7 @@ from llamafw.engine.memory_estimate import (
     adapter_bytes,
     cpu_options,
     estimate,
+    vocabulary_bytes,
 )
 from llamafw.engine.side_settings import prediction_settings
 from llamafw.graph import Graph
@@ -73,7 +74,8 @@ def find_companions(
     if (found := open_draft_model(settings, plugins, open_model, **sizes)) is not None:
         draft_settings, draft_model, draft_graph = found
         own = limit_snapshots(backend_options(draft_settings, draft_graph.n_ctx_train), draft_graph, memory.total)
-        followers[DRAFT_MODEL] = Follower(draft_graph, own, draft_model.n_bytes)
+        vocabulary = vocabulary_bytes(draft_model)
+        followers[DRAFT_MODEL] = Follower(draft_graph, own, draft_model.n_bytes, vocabulary=vocabulary)
 
     if names_adapters(settings):
         context, _ = open_adapters(make_context(model, graph, settings, plugins, _ignore), settings, plugins, _ignore)
@@ -95,7 +97,8 @@ def side_model_bytes(model: Model, graph: Graph, settings: Settings, memory: Mem
         By default that of this machine.
     """
     options = cpu_options(settings, graph, memory or read_memory())
-    return estimate(model, graph, options, is_cache_set=settings.ctx_size != 0).parts[MODEL]
+    part = estimate(model, graph, options, is_cache_set=settings.ctx_size != 0).parts[MODEL]
+    return replace(part, vocabulary=vocabulary_bytes(model))
 
 
 def _ignore(line: str) -> None:

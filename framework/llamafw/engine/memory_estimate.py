@@ -7,8 +7,10 @@ by `memory_companions`; whether it fits is decided in `memory_fit`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llamafw.engine.backend_options import backend_options
 from llamafw.engine.machine_memory import Memory
@@ -18,6 +20,7 @@ from llamafw.settings import Settings
 from llamafw.types import BackendOptions, Model
 
 _PROGRAM_BYTES = 192 * 2**20  # compiled kernels, tokenizer, responses: what the process takes after the model is open
+_VOCABULARY_COPIES = 5  # texts of a vocabulary are in the metadata, and several times in a tokenizer and its tables
 _FLOAT_BYTES = 4
 
 MODEL = "model"
@@ -31,12 +34,13 @@ class PartBytes:
     weights: int = 0  # all tensors
     cache: int = 0  # of all slots, with their snapshots, when they are full
     activations: int = 0  # what one forward pass computes
+    vocabulary: int = 0  # metadata and tokenizer; that of the first model is a part of the program
     is_cache_set: bool = True  # the user sets the size of the cache; otherwise not all of it must fit
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.weights + self.cache + self.activations
+        return self.weights + self.cache + self.activations + self.vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,14 @@ class MemoryEstimate:
         return sum(part.activations for part in self.parts.values())
 
     @property
+    def vocabulary(self) -> int:
+        """The vocabularies of all parts but the first."""
+        return sum(part.vocabulary for part in self.parts.values())
+
+    @property
     def total(self) -> int:
         """The sum."""
-        return self.weights + self.cache + self.activations + self.program
+        return self.weights + self.cache + self.activations + self.vocabulary + self.program
 
     @property
     def unset_cache(self) -> int:
@@ -80,6 +89,7 @@ class Follower:
     options: BackendOptions  # with other numbers of slots and positions
     weights: int  # besides those of the model, in bytes
     n_hidden: int = 0  # numbers per token of the hidden states that it gets and returns
+    vocabulary: int = 0  # as in `PartBytes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +130,20 @@ def estimate(
     is_cache_set : bool
         Whether the user sets the size of its cache.
     """
-    parts = {MODEL: PartBytes(model.n_bytes, _cache_bytes(graph, options), _activations(graph, options), is_cache_set)}
+    cache, activations = _cache_bytes(graph, options), _activations(graph, options)
+    parts = {MODEL: PartBytes(model.n_bytes, cache, activations, is_cache_set=is_cache_set)}
     for name, follower in companions.followers.items():
         own = replace(follower.options, n_slots=options.n_slots, n_ctx=options.n_ctx)
         hidden = _FLOAT_BYTES * own.n_batch * follower.n_hidden
-        n_bytes = _activations(follower.graph, own) + hidden
-        parts[name] = PartBytes(follower.weights, _cache_bytes(follower.graph, own), n_bytes, is_cache_set)
+        cache, activations = _cache_bytes(follower.graph, own), _activations(follower.graph, own) + hidden
+        parts[name] = PartBytes(follower.weights, cache, activations, follower.vocabulary, is_cache_set)
     return MemoryEstimate({**parts, **companions.others}, _PROGRAM_BYTES)
 
 
-def adapter_bytes(model: Model, adapted: Model, graph: Graph, options: BackendOptions) -> PartBytes:
-    """Return what adapters need: their tensors, and what a forward pass with them computes.
+def adapter_bytes(
+    model: Model, adapted: Model, graph: Graph, options: BackendOptions, *, have_been_read: bool = False
+) -> PartBytes:
+    """Return what adapters need: their tensors, also as they were read, and what a forward pass with them computes.
 
     Parameters
     ----------
@@ -140,10 +153,24 @@ def adapter_bytes(model: Model, adapted: Model, graph: Graph, options: BackendOp
         The graph with adapters.
     options : BackendOptions
         The options that the backend gets.
+    have_been_read : bool
+        Whether the tensors as they were read are in memory already.
     """
-    weights = sum(tensor.n_bytes for name, tensor in adapted.tensors.items() if name not in model.tensors)
+    added = [tensor for name, tensor in adapted.tensors.items() if name not in model.tensors]
+    weights = sum(tensor.n_bytes + (0 if have_been_read else tensor.held_bytes) for tensor in added)
     scales = _FLOAT_BYTES * options.n_batch * graph.n_scales
     return PartBytes(weights, 0, _FLOAT_BYTES * options.n_ubatch * _floats_per_token(graph) + scales)
+
+
+def vocabulary_bytes(model: Model) -> int:
+    """Return what a model's metadata and tokenizer take in memory, from the size of the metadata's objects."""
+    return _VOCABULARY_COPIES * sum(map(_object_bytes, model.metadata.values()))
+
+
+def _object_bytes(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        return sys.getsizeof(value) + sum(map(_object_bytes, value))
+    return sys.getsizeof(value)  # also of an array of numpy that owns its numbers
 
 
 def cpu_options(settings: Settings, graph: Graph, memory: Memory) -> BackendOptions:

@@ -85,7 +85,7 @@ def check_memory(
     raise SettingsError(
         f"the server needs about {gib(needed.total - needed.unset_cache)} of memory "
         f"({gib(needed.weights)} for weights, {gib(needed.cache - needed.unset_cache)} for the KV cache, "
-        f"{gib(needed.activations + needed.program)} for the rest{_shares(needed)}), "
+        f"{gib(needed.activations + needed.vocabulary + needed.program)} for the rest{_shares(needed)}), "
         f"but {gib(memory.available)} are free; {advice}"
     )
 

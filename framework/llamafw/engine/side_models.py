@@ -141,7 +141,9 @@ def load_models(
     ``load_first`` gets the argument ``beside`` of `load_model`.
     """
     loaded = {other.field: other.load(plugins, log) for other in others}
-    first = load_first(beside={name: replace(part, weights=0) for name, part in needed_beside(others).items()})
+    first = load_first(
+        beside={name: replace(part, weights=0, vocabulary=0) for name, part in needed_beside(others).items()}
+    )
     names = {first.name}
     for field, suffix in (("embedder", "embedding"), ("reranker", "reranking")):
         if (model := loaded.get(field)) is not None:

@@ -14,6 +14,8 @@ from llamafw.types import Bytes, Ints, Strengths
 def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes, adapters: Strengths) -> int:
     """Write the file atomically; return its size in bytes.
 
+    Its folder is created again if somebody has removed it.
+
     Raises
     ------
     RequestError
@@ -23,6 +25,7 @@ def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes, adapters: 
     """
     entry = Entry(tokens, state, adapters=adapters)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         state_files.write(path, SLOT, fingerprint, entry)
     except IsADirectoryError:
         raise RequestError("Invalid filename: it is a folder", param="filename") from None

@@ -1,4 +1,4 @@
-"""Reads adapters, and makes the tensors that a graph with adapters needs.
+"""Reads adapters, and makes the graph with adapters.
 
 LoRA adapters are GGUF files (https://github.com/ggml-org/llama.cpp/blob/master/src/llama-adapter.cpp) or folders of
 PEFT, see `llamafw.checkpoints.lora`. Control vectors are GGUF files with a tensor ``direction.N`` for each layer N.
@@ -14,25 +14,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from llamafw.checkpoints import is_adapter, open_adapter
 from llamafw.checkpoints.conversion import Convert
 from llamafw.errors import ModelError
-from llamafw.graph import Adaptation, Adapter, Graph, GraphError, LowRank, Stack, adapt
+from llamafw.graph import Adaptation, Adapter, Graph, GraphError, LowRank, adapt
 from llamafw.interfaces import Quant
 from llamafw.models.gguf import read_gguf
 from llamafw.models.gguf_writer import OutputTensor, write_gguf
+from llamafw.models.stacks import join, short_type
 from llamafw.types import Floats, Model, Tensor
 
 A, B, DIRECTION = ".lora_a", ".lora_b", "direction."
 MAX_NUMBER = 1e18
 """The largest absolute value of a number in an adapter; products of a thousand times larger ones could overflow."""
-
-FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""Tensor types whose numbers can be moved one by one, with numpy types of their size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +39,7 @@ class LoadedAdapter:
     path: Path  # the file or folder
     adapter: Adapter  # what it changes
     tensors: Mapping[str, Tensor]
+    types: Mapping[str, str]  # of each tensor, the `short_type`
     digest: str  # of its numbers: equal adapters have the same effect
     task_name: str = ""  # what the file says it is for
     prompt_prefix: str = ""  # text that its prompts should begin with, says the file
@@ -80,7 +78,7 @@ def read_lora(
     adapter = Adapter(str(path), _matrices(file, float(alpha)))
     _check_numbers(file, quants)
     texts = (str(file.metadata.get(f"adapter.lora.{key}", "")) for key in ("task_name", "prompt_prefix"))
-    return LoadedAdapter(path, adapter, file.tensors, _digest(adapter, file.tensors), *texts)
+    return LoadedAdapter(path, adapter, file.tensors, _types(file, quants), _digest(adapter, file.tensors), *texts)
 
 
 def read_control_vector(
@@ -122,7 +120,7 @@ def read_control_vector(
         raise ModelError(f"{path}: there is no direction for the layers {first} to {last}")
     _check_numbers(file, quants)
     adapter = Adapter(str(path), directions=directions)
-    return LoadedAdapter(path, adapter, file.tensors, _digest(adapter, file.tensors))
+    return LoadedAdapter(path, adapter, file.tensors, _types(file, quants), _digest(adapter, file.tensors))
 
 
 def write_control_vector(path: Path, model: Model, directions: Mapping[int, Floats], *, force: bool) -> None:
@@ -171,7 +169,10 @@ def adapt_model(
         adaptation = adapt(graph, [one.adapter for one in adapters], shapes)
     except GraphError as error:
         raise ModelError(str(error)) from None
-    stacked = {stack.name: _stack(stack, adapters, quants) for stack in adaptation.stacks}
+    stacked: dict[str, Tensor] = {}
+    for stack in adaptation.stacks:
+        owners = [(adapters[part.adapter], part.name) for part in stack.parts]
+        stacked[stack.name] = join(stack, [(one.tensors[name], one.types[name]) for one, name in owners], quants)
     return adaptation, replace(model, tensors=MappingProxyType({**model.tensors, **stacked}))
 
 
@@ -243,6 +244,10 @@ def _matrices(file: Model, alpha: float) -> dict[str, LowRank]:
     return found
 
 
+def _types(file: Model, quants: Mapping[str, Quant]) -> Mapping[str, str]:
+    return {name: short_type(tensor, quants) for name, tensor in file.tensors.items()}
+
+
 def _digest(adapter: Adapter, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     factors = sorted((name, change.factor) for name, change in adapter.matrices.items())
@@ -251,46 +256,3 @@ def _digest(adapter: Adapter, tensors: Mapping[str, Tensor]) -> str:
         digest.update(repr((name, tensor.shape, tensor.type_name)).encode())
         digest.update(np.ascontiguousarray(tensor.data).data)
     return digest.hexdigest()
-
-
-def _stack(stack: Stack, adapters: Sequence[LoadedAdapter], quants: Mapping[str, Quant]) -> Tensor:
-    """Return the tensor that a stack describes, of a type that has all numbers of its parts exactly."""
-    parts = [(part.start, _shorten(adapters[part.adapter].tensors[part.name], quants)) for part in stack.parts]
-    types = {tensor.type_name for _, tensor in parts}
-    if len(parts) == 1 and parts[0][1].shape == stack.shape:
-        return replace(parts[0][1], name=stack.name)
-    name = types.pop() if len(types) == 1 else "F32"
-    type_name = name if name in FLOAT_TYPES else "F32"
-    joined = np.zeros(stack.shape, FLOAT_TYPES[type_name])
-    for start, tensor in parts:
-        numbers = _numbers(tensor, type_name, quants)
-        numbers = numbers if numbers.ndim == joined.ndim else numbers[..., None]  # a direction is a column
-        place: list[Any] = [slice(None)] * joined.ndim
-        place[stack.axis] = slice(start, start + numbers.shape[stack.axis])
-        joined[tuple(place)] = numbers
-    return Tensor(stack.name, stack.shape, type_name, joined.reshape(-1).view(np.uint8))
-
-
-def _shorten(tensor: Tensor, quants: Mapping[str, Quant]) -> Tensor:
-    """Return a tensor of F32 as BF16 or F16 if these have all its numbers; a token then reads half of the bytes."""
-    if tensor.type_name != "F32":
-        return tensor
-    bits = np.ascontiguousarray(tensor.data).view(np.uint32)
-    if not (bits & 0xFFFF).any() and "BF16" in quants:
-        return _with_numbers(tensor, "BF16", (bits >> 16).astype(np.uint16))
-    numbers = bits.view(np.float32)
-    with np.errstate(over="ignore"):
-        halves = numbers.astype(np.float16)
-    is_exact = np.array_equal(halves, numbers) and "F16" in quants
-    return _with_numbers(tensor, "F16", halves) if is_exact else tensor
-
-
-def _with_numbers(tensor: Tensor, type_name: str, numbers: np.ndarray[Any, Any]) -> Tensor:
-    return Tensor(tensor.name, tensor.shape, type_name, numbers.reshape(-1).view(np.uint8))
-
-
-def _numbers(tensor: Tensor, type_name: str, quants: Mapping[str, Quant]) -> Any:
-    """Return the numbers of a tensor as an array of the numpy type of ``type_name``."""
-    if tensor.type_name == type_name:
-        return np.ascontiguousarray(tensor.data).view(FLOAT_TYPES[type_name]).reshape(tensor.shape)
-    return quants[tensor.type_name].dequantize(tensor.data, tensor.shape)

@@ -7,7 +7,6 @@ neither. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from llamafw.errors import ModelError
 from llamafw.models.gguf import DEFAULT_ALIGNMENT, MAGIC
 from llamafw.models.gguf_values import ARRAY, BOOL, NUMBERS, STRING, RawValue
+from llamafw.models.part_files import part_file
 from llamafw.types import Bytes
 
 VERSION = 3
@@ -69,19 +69,17 @@ def write_gguf(
     check_free(path, force=force)
     header, starts = _layout(metadata, tensors)
     n_bytes = len(header) + (starts[-1] + tensors[-1].n_bytes if tensors else 0)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        free = shutil.disk_usage(path.parent).free
-        if free < n_bytes:
-            raise ModelError(f"{path} needs {n_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free on the disk")
-        with temporary.open("wb") as file:
-            file.write(header)
-            _write_tensors(file, tensors, starts, written)
-        temporary.replace(path)
+        with part_file(path) as part:
+            free = shutil.disk_usage(path.parent).free
+            if free < n_bytes:
+                needed = f"{n_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free on the disk"
+                raise ModelError(f"{path} needs {needed}")
+            with part.open("wb") as file:
+                file.write(header)
+                _write_tensors(file, tensors, starts, written)
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_free(path: Path, *, force: bool) -> None:

@@ -100,9 +100,10 @@ def make_plan(model: Model, choice: Choice, quants: Registry) -> Plan:
         Weights cannot be rounded to a type, or the pattern of a type is in no tensor's name.
     ModelError
         A tensor has been rounded before, and `Choice.allow_requantize` is False. Q2_K_S is asked for without an
-        importance matrix.
+        importance matrix. The importance matrix has nothing for any tensor of the model.
     """
     _check_patterns(model, choice)
+    _check_imatrix(model, choice.imatrix)
     chosen = dict.fromkeys(model.tensors, "") if choice.file_type is None else _choose_types(model, choice, quants)
     steps = []
     for name, tensor in model.tensors.items():
@@ -127,6 +128,17 @@ def _check_patterns(model: Model, choice: Choice) -> None:
     for pattern, _ in choice.tensor_types:
         if not any(map(pattern.search, names)):
             raise SettingsError(f"--tensor-type: {pattern.pattern!r} is in no name of a tensor that can be rounded")
+
+
+def _check_imatrix(model: Model, imatrix: Imatrix | None) -> None:
+    """Raise ModelError if an importance matrix has no entry for a tensor of the model."""
+    if imatrix is None or not imatrix.entries.keys().isdisjoint(model.tensors):
+        return
+    example = next((name for name, tensor in model.tensors.items() if may_be_rounded(name, tensor.shape)), "none")
+    raise ModelError(
+        f"{imatrix.path}: the importance matrix has no entry for a tensor of {model.path}: it has names such as "
+        f"{min(imatrix.entries)!r}, and the model has names such as {example!r}"
+    )
 
 
 def write_plan(

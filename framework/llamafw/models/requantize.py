@@ -107,6 +107,11 @@ class RequantizedTensor(Tensor):
         """Size of ``data`` in bytes."""
         return byte_size(self.shape, self._target) or 0  # `requantize` has checked that rows are whole blocks
 
+    @property
+    def held_bytes(self) -> int:
+        """Nothing: it is computed when it is read."""
+        return 0
+
     def release(self) -> None:
         """Do nothing: the pages of the file have been released when the data were computed."""
 

@@ -21,6 +21,7 @@ from typing import IO
 
 from llamafw.errors import DownloadError, suggest
 from llamafw.models.catalogue import CATALOGUE, CatalogueEntry
+from llamafw.models.end_signals import raised_signals
 from llamafw.models.fetch import CHUNK, sha256_of
 from llamafw.models.folders import models_dir
 from llamafw.models.lock import locked
@@ -69,10 +70,11 @@ def pull(
                     raise DownloadError(f"{message}. {_manual_download(entry)}")
                 work = directory / f".{name}.part"  # no other process uses it while this one holds the lock
                 shutil.rmtree(work, ignore_errors=True)
-                try:
-                    _fetch(name, entry, path, work, lock, bar)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
+                with raised_signals():
+                    try:
+                        _fetch(name, entry, path, work, lock, bar)
+                    finally:
+                        shutil.rmtree(work, ignore_errors=True)
     except OSError as exc:
         raise DownloadError(
             f"{name} cannot be stored in {directory}: {exc.strerror or exc}; set LLAMAFW_CACHE to a directory "

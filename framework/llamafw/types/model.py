@@ -33,21 +33,31 @@ class Tensor:
         """Size of ``data`` in bytes, which need not be computed for it."""
         return self.data.nbytes
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory the tensor takes while nobody reads it: 0 if it is in a mapped file, or computed."""
+        return 0 if self._mapping() is not None else self.n_bytes
+
     def release(self) -> None:
         """Let the operating system take back the memory of the file's pages, which can be read again.
 
         Does nothing if the data are not in a mapped file.
         """
-        mapping: Any = self.data
-        while isinstance(mapping, np.ndarray | memoryview):
-            mapping = mapping.obj if isinstance(mapping, memoryview) else mapping.base
-        if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        mapping = self._mapping()
+        if mapping is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
         start = int(self.data.ctypes.data) - int(np.frombuffer(mapping, np.uint8).ctypes.data)
         page, end = mmap.PAGESIZE, start + self.data.nbytes
         first, last = -(-start // page) * page, end // page * page
         if first < last:
             mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def _mapping(self) -> mmap.mmap | None:
+        """Return the mapped file that the data are in; None if they are not in one."""
+        owner: Any = self.data
+        while isinstance(owner, np.ndarray | memoryview):
+            owner = owner.obj if isinstance(owner, memoryview) else owner.base
+        return owner if isinstance(owner, mmap.mmap) else None
 
 
 @dataclass(frozen=True, slots=True)

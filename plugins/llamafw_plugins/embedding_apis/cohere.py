@@ -47,7 +47,7 @@ class CohereEndpoints:
     async def rerank(self, call: Call) -> JSON:
         """Return the indices and scores of the documents, best first."""
         body, loaded = call.body, choose_reranker(self.app, call.body.get("model"))
-        documents = [document_text(document) for document in body["documents"]]
+        documents = [document_text(one, ("text",), f"documents.{i}") for i, one in enumerate(body["documents"])]
         n_document = body.get("max_tokens_per_doc") or MAX_TOKENS_PER_DOC
         ranking = await rank(self.app, loaded, body["query"], documents, "documents", TextLimit("end"), n_document)
         best, shares = ranking.order[: body.get("top_n")], as_shares(ranking.scores, loaded)

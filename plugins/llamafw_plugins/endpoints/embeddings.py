@@ -19,7 +19,7 @@ from llamafw_plugins.endpoints.embedding_fields import (
 from llamafw_plugins.endpoints.openai_tokens import texts_of_openai_tokens
 from llamafw_plugins.endpoints.response_json import JSON
 from llamafw_plugins.endpoints.unsupported import refuse_generation_fields
-from llamafw_plugins.endpoints.vectors import ENCODINGS, as_numbers, scale_vectors
+from llamafw_plugins.endpoints.vectors import ENCODINGS, scale_vectors
 
 ADVICE = "use /embedding, or start the server with another --pooling"
 
@@ -46,11 +46,11 @@ class EmbeddingEndpoints:
         value = add_prefix(plain_texts(body[field]), prefix)
         embeddings = await embed_field(self.app, loaded, value, field, pooling, read_limit(body))
 
-        p = norm_order(body, pooling, settings.embd_normalize)
+        p, encode = norm_order(body, pooling, settings.embd_normalize), ENCODINGS[read_encoding(body)]
         rows = []
         for i, embedding in enumerate(embeddings):
-            vectors = scale_vectors(embedding.vectors[:, :dimensions], p)
-            rows.append({"index": i, "embedding": as_numbers(vectors if pooling == "none" else vectors[0])})
+            vectors = [encode(vector) for vector in scale_vectors(embedding.vectors[:, :dimensions], p)]
+            rows.append({"index": i, "embedding": vectors if pooling == "none" else vectors[0]})
         return rows if len(rows) > 1 else rows[0]
 
     async def create_openai(self, call: Call) -> JSON:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class RerankEndpoints:
 
         (field,) = fields
         is_tei = field == "texts"
-        documents = [document_text(document) for document in body[field]]
+        names = body.get("rank_fields") or ("text",)
+        documents = [document_text(document, names, f"{field}.{i}") for i, document in enumerate(body[field])]
         n_document, limit = body.get("max_tokens_per_doc"), read_limit(body)
         ranking = await rank(self.app, loaded, body["query"], documents, field, limit, n_document)
         raw = body.get("raw_scores")
@@ -51,7 +53,7 @@ class RerankEndpoints:
         scores = ranking.scores if is_raw else as_shares(ranking.scores, loaded)
         key = "score" if is_tei else "relevance_score"
         results = [
-            {"index": i, key: scores[i], **returned_text(documents[i], body)}
+            {"index": i, key: scores[i], **returned_text(documents[i], body[field][i], body)}
             for i in ranking.order[: body.get("top_n")]
         ]
         if is_tei:
@@ -145,15 +147,38 @@ def has_types(loaded: LoadedModel) -> bool:
     return is_bert and loaded.graph is not None and loaded.graph.n_types > 1
 
 
-def document_text(document: Any) -> str:
-    """Return the text of a document, which may be an object with a text, as in Cohere's and Jina's API."""
-    return document if isinstance(document, str) else str(document["text"])
+def document_text(document: Any, names: Sequence[str], param: str) -> str:
+    """Return the text of a document, which may be an object, as in Cohere's and Jina's API.
+
+    Parameters
+    ----------
+    document : str or dict
+        The document.
+    names : sequence of str
+        The members of an object that are scored, in this order; each that it has is a line. Objects in them are JSON.
+    param : str
+        The request field of the document, for error messages.
+
+    Raises
+    ------
+    RequestError
+        The object has none of the members.
+    """
+    if isinstance(document, str):
+        return document
+    values = [document[name] for name in names if document.get(name) is not None]
+    if not values and len(names) == 1:
+        raise RequestError(f"{param}.{names[0]} is required", param=f"{param}.{names[0]}")
+    if not values:
+        raise RequestError(f"{param} has no member of rank_fields: {', '.join(names)}", param=param)
+    return "\n".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values)
 
 
-def returned_text(document: str, body: JSON) -> JSON:
-    """Return the fields with the document's text, as the request asks for it: by TEI's name, by Cohere's, or both."""
-    found: JSON = {"text": document} if body.get("return_text") else {}
-    return found | ({"document": {"text": document}} if body.get("return_documents") else {})
+def returned_text(text: str, document: Any, body: JSON) -> JSON:
+    """Return the fields with the document, as the request asks for it: by TEI's name, by Cohere's, or both."""
+    found: JSON = {"text": text} if body.get("return_text") else {}
+    whole = {"text": document} if isinstance(document, str) else document
+    return found | ({"document": whole} if body.get("return_documents") else {})
 
 
 def as_shares(scores: Sequence[float], loaded: LoadedModel) -> list[float]:

@@ -71,8 +71,15 @@ def test_what_is_loaded_beside_the_model_is_counted(
     found = json.loads(capsys.readouterr().out)
     parts = found["parts"]
     assert list(parts) == ["model", "draft model", "adapters", "embedding model", "reranking model"]
-    for kind in ("weights", "cache", "activations"):
+    kinds = ("weights", "cache", "activations", "vocabulary")
+    for kind in kinds:
         assert found[kind] == sum(part[kind] for part in parts.values())
+    assert found["total"] == sum(found[kind] for kind in kinds) + found["program"]
+    assert [name for name, part in parts.items() if part["vocabulary"]] == [
+        "draft model",
+        "embedding model",
+        "reranking model",
+    ]
     assert parts["draft model"]["cache"] * 2 == parts["model"]["cache"]  # it has half of the layers
     assert parts["adapters"]["weights"] == 4 * 16 * (128 + 64)
     assert parts["reranking model"]["cache"] * 4 == parts["draft model"]["cache"]  # 256 of 1024 positions

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
-from llamafw.cli.logs import make_handlers
+from llamafw.cli.logs import LogFile, make_handlers
 from llamafw.errors import SettingsError
 from llamafw.server.request_id import current
 from llamafw.settings import Settings
@@ -61,6 +62,16 @@ def test_the_log_file_is_appended_to_without_colors(tmp_path: Path) -> None:
     assert len(both) == 2
     with pytest.raises(SettingsError, match="--log-file: .* cannot be written: "):
         make_handlers(Settings(log_file=str(tmp_path / "no" / "folder")))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that behaves like one on a full disk")
+def test_full_disk_of_the_log_file_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    (file,) = (one for one in make_handlers(Settings(log_file="/dev/full")) if isinstance(one, LogFile))
+    for _ in range(3):
+        file.handle(logging.LogRecord("llamafw", logging.INFO, "", 0, "hello", (), None))
+    with suppress(OSError):
+        file.close()
+    assert capsys.readouterr().err == "llamafw: --log-file: /dev/full cannot be written: No space left on device\n"
 
 
 @pytest.mark.inventory("C-065")

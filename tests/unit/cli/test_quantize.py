@@ -118,6 +118,31 @@ def test_importance_changes_the_result(source: Path, tmp_path: Path) -> None:
     assert new.metadata["quantize.imatrix.dataset"] == "text.txt"
 
 
+@pytest.mark.parametrize("flags", [("--type", "q8_0"), ("--type", "q2_k_s", "--dry-run")])
+def test_importance_matrix_of_a_model_with_other_names_is_refused(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    ones = Sums(np.ones((1, 256), np.float32), np.ones(1, np.float32))
+    path, target = tmp_path / "hf.gguf", tmp_path / "small.gguf"
+    write_imatrix(path, {"layers.1.wq": ones, "layers.0.wk": ones}, "text.txt", n_chunks=1, n_ctx=8, force=False)
+    assert run("quantize", source, target, "--imatrix", path, *flags) == 1
+    assert capsys.readouterr().err == (
+        f"llamafw: {path}: the importance matrix has no entry for a tensor of {source}: "
+        "it has names such as 'layers.0.wk', and the model has names such as 'token_embd.weight'\n"
+    )
+    assert not target.exists()
+
+
+def test_importance_matrix_with_few_entries_is_noted(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ones = Sums(np.ones((1, 256), np.float32), np.ones(1, np.float32))
+    path, target = tmp_path / "few.gguf", tmp_path / "small.gguf"
+    write_imatrix(path, {"blk.3.ffn_up.weight": ones, "wk": ones}, "text.txt", n_chunks=1, n_ctx=8, force=False)
+    assert run("quantize", source, target, "--type", "q8_0", "--imatrix", path, "--quiet") == 0
+    assert f"{path} has entries for 1 of 29 tensors that are rounded" in capsys.readouterr().err
+
+
 def test_parts_become_one_file(tmp_path: Path) -> None:
     write_tiny_gguf(tmp_path / "tiny.gguf", types="F16", part_tensors=9)
     (first,) = tmp_path.glob("*-00001-of-*.gguf")

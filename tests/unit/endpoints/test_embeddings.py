@@ -79,6 +79,21 @@ async def test_embd_normalize_sets_the_norm(opened: Open, p: int, size: Any) -> 
     np.testing.assert_allclose(row["embedding"], last / size(last), rtol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", ["last", "none"])
+async def test_native_vectors_can_be_base64(opened: Open, pooling: str) -> None:
+    def unpack(vector: str) -> Any:
+        return np.frombuffer(base64.b64decode(vector), "<f4")
+
+    body = {"content": ["Hello", "ab"], "embd_normalize": 2}
+    rows = await embed(opened, NATIVE, body, pooling=pooling)
+    assert await embed(opened, NATIVE, {**body, "encoding_format": "float"}, pooling=pooling) == rows
+    packed = await embed(opened, NATIVE, {**body, "encoding_format": "base64"}, pooling=pooling)
+    assert len(rows) == len(packed) == 2
+    for row, one in zip(rows, packed, strict=True):
+        found = unpack(one["embedding"]) if pooling == "last" else list(map(unpack, one["embedding"]))
+        np.testing.assert_array_equal(found, np.array(row["embedding"], np.float32))
+
+
 @pytest.mark.inventory("E-152", "F-19", "B-16", "E-158")
 async def test_response_has_openais_shape(opened: Open) -> None:
     body = {"input": ["Hello", "a"], "model": "any", "user": "me", "dimensions": N_EMBD}
@@ -120,6 +135,7 @@ async def test_response_has_openais_shape(opened: Open) -> None:
         (OPENAI, {"input": "a", "dimensions": 3}, "dimensions"),
         (OPENAI, {"input": "a", "image_data": [{"data": "", "id": 1}]}, "image_data"),
         (OPENAI, {"input": "a", "encoding_format": "hex"}, "encoding_format"),
+        (NATIVE, {"content": "a", "encoding_format": "hex"}, "encoding_format"),
     ],
 )
 async def test_invalid_requests_are_400(opened: Open, path: str, body: dict[str, Any], param: str) -> None:

@@ -86,6 +86,56 @@ async def test_prompt_has_the_query_and_the_document(opened: Open, metadata: Any
         assert response["results"][0]["relevance_score"] == pytest.approx(expected_scores("q?", ["ab"], separator)[0])
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank"])
+async def test_rank_fields_choose_the_members_of_documents(opened: Open, path: str) -> None:
+    documents = [
+        {"title": "ab", "text": "c", "year": 1999, "tags": ["é", 2]},
+        {"text": "d"},
+        "e",
+        {"title": "f"},
+    ]
+    body = {"query": "q", "documents": documents, "rank_fields": ["year", "tags", "title", "text"]}
+    texts = ['1999\n["é", 2]\nab\nc', "d", "e", "f"]
+    async with opened(reranking=True, rank_head=HEAD) as client:
+        response = (await client.post(path, json={**body, "return_documents": True, "return_text": True})).json()
+        rows = sorted(response["results"], key=lambda row: row["index"])
+        assert [row["text"] for row in rows] == texts
+        assert [row["document"] for row in rows] == [*documents[:2], {"text": "e"}, documents[3]]
+        assert [row["relevance_score"] for row in rows] == pytest.approx(expected_scores("q", texts, []))
+        tei = (await client.post(path, json={"query": "q", "texts": documents[:2], "rank_fields": ["text"]})).json()
+        assert [row["index"] for row in sorted(tei, key=lambda row: row["index"])] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"rank_fields": ["title", "y"]}, "documents.1", "documents.1 has no member of rank_fields: title, y"),
+        ({"rank_fields": ["title"]}, "documents.1.title", "documents.1.title is required"),
+        ({"rank_fields": []}, "rank_fields", None),
+        ({"rank_fields": "title"}, "rank_fields", None),
+        ({"rank_fields": [5]}, "rank_fields.0", None),
+    ],
+)  # fmt: skip
+async def test_rank_fields_that_a_document_does_not_have_are_400(
+    opened: Open, change: Any, param: str, message: str | None
+) -> None:
+    body = {"query": "q", "documents": [{"title": "a"}, {"text": "b"}]}
+    async with opened(reranking=True, rank_head=HEAD) as client:
+        error = (await client.post("/rerank", json={**body, **change})).json()["error"]
+    assert (error["code"], error["param"]) == (400, param), error
+    assert message is None or error["message"] == message
+
+
+async def test_rank_fields_are_unknown_to_the_second_version_of_cohere(opened: Open) -> None:
+    body = {"model": "m", "query": "q", "documents": ["a"], "rank_fields": ["title"]}
+    for strict, status in ((False, 200), (True, 400)):
+        async with opened(reranking=True, rank_head=HEAD, strict_fields=strict) as client:
+            response = await client.post("/v2/rerank", json=body)
+        assert response.status_code == status, response.text
+        assert strict or response.headers["x-llamafw-ignored-fields"] == "rank_fields"
+        assert not strict or "rank_fields" in response.json()["message"]
+
+
 @pytest.mark.inventory("E-162", "T-16", "F-19", "D-14")
 @pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
 async def test_results_are_sorted_by_score(opened: Open, path: str) -> None:

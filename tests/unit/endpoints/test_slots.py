@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -106,6 +107,15 @@ async def test_slot_is_saved_erased_and_restored(opened: Open, tmp_path: Path) -
         assert (restored["n_restored"], restored["n_read"]) == (5, saved["n_written"])
         again = (await client.post("/completion", json={**COMPLETE, "id_slot": 0})).json()
         assert (again["content"], again["tokens_cached"]) == (first["content"], 2)
+
+
+async def test_removed_folder_of_slots_is_created_again(opened: Open, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "slots"
+    async with opened(slot_save_path=str(folder)) as client:
+        shutil.rmtree(tmp_path / "new")
+        response = await client.post("/slots/0?action=save", json={"filename": "a"})
+    assert response.status_code == 200
+    assert [path.name for path in folder.iterdir()] == ["a"]
 
 
 @pytest.mark.inventory("E-210", "E-211", "R-21", "R-06")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from llamafw import ModelError, SettingsError
 from llamafw import graph as g
 from llamafw.engine.adapter_loader import AdapterLoader
+from llamafw.engine.machine_memory import Memory
 from llamafw.plugins import Plugins
 from llamafw.testing.adapters import random_factors, write_control_vector, write_lora
 from llamafw.testing.plugin import serve_in_process, small_settings
@@ -229,6 +231,37 @@ async def test_adapters_are_loaded_and_unloaded(opened: Open, folder: Path) -> N
         again = await client.post("/lora-adapters/load", json={"path": str(folder / "a.gguf")})
         assert (again.json()["id"], again.json()["scale"]) == (2, 1.0)
         assert await tokens(client) == before != without
+
+
+async def test_adapter_that_does_not_fit_into_memory_is_503_and_changes_nothing(
+    opened: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lora(folder / "large.gguf", random_factors(SHAPES, 700, 4))
+    n_free = [0]
+    monkeypatch.setattr("llamafw.engine.load.read_memory", lambda: Memory(2**40, n_free[0]))
+    async with opened(lora=["a.gguf"]) as client:
+        before = await tokens(client)
+
+        async def load() -> httpx.Response:
+            return await client.post("/lora-adapters/load", json={"path": "large.gguf"})
+
+        refused = await load()
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "unavailable_error")
+        found = re.search(r"need about (\d+) MiB .* but 0 MiB are free", refused.json()["error"]["message"])
+        assert found is not None
+        needed = int(found[1]) * 2**20
+        n_files = sum((folder / name).stat().st_size for name in ("a.gguf", "large.gguf"))
+        assert n_files < needed  # also what a batch computes
+        n_free[0] = needed - 2**20
+        assert (await load()).status_code == 503
+        assert [one["id"] for one in (await client.get("/lora-adapters")).json()] == [0]
+        assert await tokens(client) == before
+
+        n_free[0] = needed + 2**20
+        assert (await load()).json()["id"] == 1
+        n_free[0] = 0
+        assert (await client.post("/lora-adapters/unload", json={"id": 1})).status_code == 200
+        assert await tokens(client) == before
 
 
 async def test_adapter_in_use_cannot_be_unloaded(opened: Open) -> None:

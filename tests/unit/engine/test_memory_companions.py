@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -148,6 +149,29 @@ def test_model_for_embeddings_takes_what_was_estimated(files: Files, plugins: Pl
     engine._thread.stop(60)
 
 
+@pytest.mark.parametrize("field", ["spec_draft_model", "embedding_model"])
+def test_vocabularies_of_other_models_are_counted(files: Files, plugins: Plugins, tmp_path: Path, field: str) -> None:
+    sizes, found = (1_000, 31_000), []
+    for n in sizes:
+        path = write_tiny_gguf(tmp_path / f"{n}.gguf", n_layer=1, n_vocab=n)
+        settings = Settings(ctx_size=256, **{field: str(path)})  # type: ignore[arg-type]  # one of two fields
+        parts = needed(files.model, settings, plugins).parts
+        (part,) = [part for name, part in parts.items() if name != "model"]
+        found.append(part.vocabulary)
+        assert part.total == part.weights + part.cache + part.activations + part.vocabulary
+        assert parts["model"].vocabulary == 0  # it is a part of the program
+
+    tracemalloc.start()
+    try:
+        model = open_model(path, Settings(), plugins)
+        n_held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(model.metadata["tokenizer.ggml.tokens"]) == sizes[1]
+    assert 2 * n_held < found[1] < 8 * n_held  # with a tokenizer, whose memory Python does not trace
+    assert found[0] < found[1] / 10
+
+
 def test_parts_that_are_not_used_are_not_counted(files: Files, plugins: Plugins) -> None:
     plain = needed(files.model, Settings(), plugins)
     assert list(plain.parts) == ["model"]
@@ -247,7 +271,7 @@ def test_model_that_is_loaded_last_leaves_memory_for_the_caches_of_others(
 
     with pytest.raises(AttributeError):  # it is not a model
         side_models.load_models(load_first, [side], plugins, lambda line: None)
-    assert given == {"beside": {"embedding model": replace(side.needed, weights=0)}}
+    assert given == {"beside": {"embedding model": replace(side.needed, weights=0, vocabulary=0)}}
     assert side.needed.cache > 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,31 @@ def test_f32_tensors_get_16_bits_if_these_are_exact(type_name: str, context: Con
     adaptation, model = adapt_model(context.model, context.graph, [loaded], context.quants)
     assert {model.tensors[stack.name].type_name for stack in adaptation.stacks} == {type_name}
     np.testing.assert_allclose(logits(context, [loaded], [1]), expected(context, (factors, 6 / 4)), rtol=0, atol=1e-10)
+
+
+def test_joined_tensors_are_in_memory_only_while_they_are_read(context: Context, tmp_path: Path) -> None:
+    files = [read(write_lora(tmp_path / f"{n}.gguf", random_factors(SHAPES, n, n)), context) for n in (3, 5)]
+    adaptation, model = adapt_model(context.model, context.graph, files, context.quants)
+    for stack in adaptation.stacks:
+        tensor = model.tensors[stack.name]
+        data = tensor.data
+        assert tensor.data is data
+        assert tensor.n_bytes == data.nbytes == 4 * np.prod(stack.shape)
+        again = weakref.ref(data)
+        del data
+        assert again() is None
+        assert tensor.held_bytes == 0
+
+
+def test_tensors_that_were_not_read_from_a_mapped_file_stay_in_memory(context: Context, tmp_path: Path) -> None:
+    mapped = read(write_lora(tmp_path / "a.gguf", random_factors(SHAPES, 4, 1)), context)
+    copies = {name: replace(tensor, data=tensor.data.copy()) for name, tensor in mapped.tensors.items()}
+    n_bytes = sum(tensor.n_bytes for tensor in copies.values())
+    held = []
+    for adapters in ([mapped], [replace(mapped, tensors=copies)], [replace(mapped, tensors=copies), mapped]):
+        adaptation, model = adapt_model(context.model, context.graph, adapters, context.quants)
+        held.append(sum(model.tensors[stack.name].held_bytes for stack in adaptation.stacks))
+    assert held == [0, n_bytes, n_bytes]
 
 
 def test_digest_is_that_of_the_numbers(context: Context, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from llamafw import BackendContext, BackendOptions, Model, Tensor
 from llamafw import graph as g
 from llamafw.testing.batches import batch
 from llamafw.testing.quant_kernels import check_products, check_rows
-from llamafw_backends.numba_cpu import emit
+from llamafw_backends.numba_cpu import cpu, emit
 from llamafw_backends.numba_cpu.cpu import features
 from llamafw_backends.numba_cpu.emit import Builder, Value
 from llamafw_backends.numba_cpu.formats import BUILT_IN, FORMATS, bits
@@ -38,6 +38,34 @@ def test_products_are_those_of_the_exact_weights(type_name: str, monkeypatch: py
         results.append(check_products(QUANTS[type_name], QUANTS, block_maker(type_name), opened))
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("type_name", ["Q4_K", "Q6_K", "F16", "IQ2_XS"])
+def test_kernels_for_large_models_give_the_same_bits(type_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where weights are cached differs, if there are more than a cache can keep."""
+    results = []
+    for size in (0, 1, 1 << 40):  # unknown, smaller than the weights, larger
+        monkeypatch.setattr("llamafw_backends.numba_cpu.weights.cache_bytes", lambda size=size: size)
+        results.append(check_products(QUANTS[type_name], QUANTS, block_maker(type_name), opened))
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_the_size_of_the_largest_cache_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other systems than Linux do not have the files."""
+    cpu.cache_bytes.cache_clear()
+    found, folder = cpu.cache_bytes(), Path("/sys/devices/system/cpu/cpu0/cache")
+    sizes = [path.read_text() for path in folder.glob("index*/size")]
+    assert (found > 0) == bool(sizes)
+
+    for i, size in enumerate(("48K", "2M", "512")):
+        (tmp_path / f"index{i}").mkdir()
+        (tmp_path / f"index{i}" / "size").write_text(f"{size}\n")
+    for place, expected in ((tmp_path, 2 << 20), (tmp_path / "none", 0)):
+        cpu.cache_bytes.cache_clear()
+        monkeypatch.setattr(cpu, "CACHES", place)
+        assert cpu.cache_bytes() == expected
+    cpu.cache_bytes.cache_clear()
 
 
 @pytest.mark.parametrize("type_name", NAMES)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import yaml
 
 from llamafw import Finish, GenerateRequest, Settings, SettingsError, Timings
-from llamafw_plugins.request_log import RequestLog, log_speed
+from llamafw_plugins.request_log import RequestLog, log_speed, write_file
 
 Serve = Callable[..., Any]  # the fixture that serves in this process
 Lines = Callable[[], list[Any]]
@@ -131,14 +133,39 @@ async def test_a_failed_generation_has_a_file_too(serve: Serve, tmp_path: Path) 
 
 
 @pytest.mark.inventory("C-064")
-async def test_a_file_that_cannot_be_written_fails_no_request(
-    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_a_removed_logdir_is_created_again(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    async with serve(logdir=str(folder)) as client:
+        shutil.rmtree(tmp_path / "new")
+        assert (await client.post("/completion", json=BODY)).status_code == 200
+    assert len(read_files(folder)) == 1
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.inventory("C-064")
+async def test_files_that_cannot_be_written_fail_no_request_and_are_logged_once(
+    serve: Serve, tmp_path: Path, lines: Lines
 ) -> None:
     folder = tmp_path / "folder"
     async with serve(logdir=str(folder)) as client:
         folder.rmdir()
-        assert (await client.post("/completion", json=BODY)).status_code == 200
-    assert "cannot be written" in caplog.text
+        folder.touch()
+        for _ in range(3):
+            assert (await client.post("/completion", json=BODY)).status_code == 200
+    (line,) = [record for record in lines() if record.levelno >= logging.WARNING]
+    assert re.fullmatch("--logdir: .*[.]yaml cannot be written: File exists", line.getMessage())
+    assert line.exc_info is None
+
+
+@pytest.mark.inventory("C-064")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that behaves like one on a full disk")
+def test_nothing_is_left_of_a_file_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.yaml"
+    real_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *args, **more: real_open(Path("/dev/full"), *args, **more))
+    with pytest.raises(OSError, match="No space left on device"):
+        write_file(path, partial(dict, prompt="x" * 100_000))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.inventory("C-064")

@@ -293,6 +293,46 @@ def test_vocab_txt_has_the_tokens_of_the_library(tmp_path: Path) -> None:
         assert tokenizer.encode(text, add_special=True) == library.encode(text).ids
 
 
+@pytest.mark.parametrize(
+    ("family", "config", "model_type", "expected"),
+    [
+        # what AutoTokenizer of transformers 5.24 makes of "É E é e" if the vocabulary has all four letters
+        ("bert", {"tokenizer_class": "BertTokenizer", "do_lower_case": False}, "bert", "ÉEée"),
+        ("bert", {"do_lower_case": False}, "bert", "ÉEée"),
+        ("bert", {"tokenizer_class": "DistilBertTokenizerFast", "do_lower_case": False}, "distilbert", "ÉEée"),
+        ("bert", {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "strip_accents": True}, "bert", "EEee"),
+        ("bert", {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}, "bert", "eeee"),
+        ("bert", {"do_lower_case": False}, "modernbert", "eeee"),
+        ("bert_cased", {"tokenizer_class": "BertTokenizer", "do_lower_case": True}, "bert", "eeee"),
+        ("bert_cased", {"tokenizer_class": "BertTokenizer"}, "bert", "eeee"),
+        ("bert_cased", {}, "nomic_bert", "eeee"),
+        ("bert_cased", {"do_lower_case": True, "strip_accents": False}, "bert", "éeée"),
+        ("bert_cased", {"tokenizer_class": "TokenizersBackend", "do_lower_case": True}, "bert", "ÉEée"),
+        ("bert_cased", {"tokenizer_class": "Mine", "do_lower_case": True}, "bert", "ÉEée"),
+        ("bert_cased", {}, "neobert", "ÉEée"),
+    ],
+)
+def test_classes_of_bert_take_the_case_from_their_config(
+    family: str, config: dict[str, Any], model_type: str, expected: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, family, tokenizer_config=config, config={"model_type": model_type})
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    letters = content["model"]["vocab"]
+    for letter in "ÉEée":
+        letters.setdefault(letter, len(letters))
+    (folder / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    tokenizer = make_bert(read(folder))
+    found = [tokenizer.piece(token).decode().strip() for token in tokenizer.encode("É E é e", add_special=False)]
+    assert "".join(found) == expected
+
+
+def test_classes_of_bert_without_spaces_around_chinese_characters_are_refused(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "BertTokenizer", "tokenize_chinese_chars": False}
+    folder = write(tmp_path, "bert", tokenizer_config=config)
+    with pytest.raises(ModelError, match="tokenize_chinese_chars is false, which GGUF cannot say"):
+        read(folder)
+
+
 def test_vocab_json_and_merges_have_the_tokens_of_the_library(tmp_path: Path) -> None:
     library = trained("gpt2")
     library.model.save(str(tmp_path))

@@ -24,6 +24,29 @@ _TEXTS = (
 )  # fmt: skip
 
 
+_CLASSES = frozenset(
+    f"{name}Tokenizer"
+    for name in (
+        "Bert",
+        "DistilBert",
+        "Electra",
+        "Funnel",
+        "LayoutLM",
+        "Lxmert",
+        "MPNet",
+        "MobileBert",
+        "Splinter",
+        "SqueezeBert",
+    )  # fmt: skip
+)
+"""Classes of transformers that make BERT's normaliser themselves, whatever ``tokenizer.json`` says."""
+
+_MODEL_TYPES = frozenset(
+    {"bert", "distilbert", "electra", "ernie", "megatron-bert", "mobilebert", "mpnet", "nomic_bert", "squeezebert"}
+)
+"""Types of models that have one of these classes if ``tokenizer_config.json`` names none."""
+
+
 def read_wordpiece(files: TokenizerFiles, pipeline: Pipeline) -> dict[str, Any]:
     """Return the metadata of a ``tokenizer.json``."""
     model = files.tokenizer["model"]
@@ -36,7 +59,7 @@ def read_wordpiece(files: TokenizerFiles, pipeline: Pipeline) -> dict[str, Any]:
             f"tokenizer.json: continuing_subword_prefix is {prefix!r} and max_input_chars_per_word {longest!r}; GGUF "
             "has only '##' and 100"
         )
-    lowercase, strip_accents = _recognise(pipeline)
+    lowercase, strip_accents = _configured(files) if _makes_normalizer(files) else _recognise(pipeline)
     return _metadata(files, vocabulary, model.get("unk_token"), lowercase, strip_accents)
 
 
@@ -51,17 +74,7 @@ def read_vocab_txt(files: TokenizerFiles) -> dict[str, Any]:
     for id, line in enumerate(lines):
         if vocabulary.setdefault(line.rstrip("\r"), id) != id:
             raise ModelError(f"{path}: line {id + 1} repeats the token {line!r}")
-    if files.config.get("tokenize_chinese_chars") is False:
-        raise ModelError("tokenizer_config.json: tokenize_chinese_chars is false, which GGUF cannot say")
-    lowercase = files.config.get("do_lower_case", True) is not False
-    strip_accents = files.config.get("strip_accents")
-    return _metadata(
-        files,
-        vocabulary,
-        files.named.get("unk", "[UNK]"),
-        lowercase,
-        lowercase if strip_accents is None else bool(strip_accents),
-    )
+    return _metadata(files, vocabulary, files.named.get("unk", "[UNK]"), *_configured(files))
 
 
 def _metadata(
@@ -86,6 +99,23 @@ def _metadata(
     metadata[f"{PREFIX}normalizer.lowercase"] = lowercase
     metadata[f"{PREFIX}normalizer.strip_accents"] = strip_accents
     return metadata
+
+
+def _makes_normalizer(files: TokenizerFiles) -> bool:
+    """Return whether the class of the tokenizer in transformers ignores the normalizer of ``tokenizer.json``."""
+    name = files.config.get("tokenizer_class")
+    if isinstance(name, str):
+        return name.removesuffix("Fast") in _CLASSES
+    return files.model_config.get("model_type") in _MODEL_TYPES
+
+
+def _configured(files: TokenizerFiles) -> tuple[bool, bool]:
+    """Return what `_recognise` does, from ``tokenizer_config.json``."""
+    if files.config.get("tokenize_chinese_chars") is False:
+        raise ModelError("tokenizer_config.json: tokenize_chinese_chars is false, which GGUF cannot say")
+    lowercase = files.config.get("do_lower_case", True) is not False
+    strip_accents = files.config.get("strip_accents")
+    return lowercase, lowercase if strip_accents is None else bool(strip_accents)
 
 
 def _recognise(pipeline: Pipeline) -> tuple[bool, bool]:

@@ -1,0 +1,128 @@
+"""Commands that are ended by a signal leave no incomplete file, and those of killed ones are removed later."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llamafw.cli.main import main
+from llamafw.models.end_signals import raised_signals
+from llamafw.models.part_files import part_file
+from llamafw.testing.tiny import write_tiny_gguf
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals end a process on Windows without telling it")
+
+WAITING = """
+import sys
+import numpy as np
+from llamafw import hookimpl
+
+class Waiting:
+    name, type_id, block_size, type_size = "WAITING", 0x5152, 1, 1
+    def dequantize(self, data, shape):
+        return data.view(np.int8).astype(np.float32).reshape(shape)
+    def quantize(self, values, importance=None):
+        print("writing", flush=True)
+        sys.stdin.read()
+        return np.zeros(values.shape, np.uint8)
+
+@hookimpl
+def register_quants(register): register("WAITING", Waiting())
+"""
+NO_PROCESS = 999_999_999  # larger than any process number
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model and a type whose rounding begins and waits until stdin ends."""
+    write_tiny_gguf(tmp_path / "source.gguf", types="F16")
+    (tmp_path / "waiting.py").write_text(WAITING)
+    return tmp_path
+
+
+def parts(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".part"))
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start ``llamafw quantize`` and yield its process while it writes the file."""
+    words = "quantize", folder / "source.gguf", folder / "target.gguf", "--type", "WAITING", "--threads", "1", "--quiet"
+    command = [sys.executable, "-m", "llamafw", *map(str, words), "--plugin", str(folder / "waiting.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "writing\n"
+            assert parts(folder) == [f".target.gguf.{process.pid}.part"]
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_signal_removes_the_incomplete_file(folder: Path, number: signal.Signals) -> None:
+    with writing(folder) as process:
+        process.send_signal(number)
+        process.communicate(timeout=60)  # ends stdin
+        assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert parts(folder) == []
+    assert not (folder / "target.gguf").exists()
+
+
+def test_next_command_removes_the_file_of_a_killed_one(folder: Path) -> None:
+    with writing(folder) as process:
+        process.kill()
+        process.wait(60)
+    others = [f".target.gguf.{os.getppid()}.part", f".other.gguf.{NO_PROCESS}.part", ".target.gguf.old.part"]
+    for name in others:
+        (folder / name).touch()
+    assert len(parts(folder)) == 4
+    words = "quantize", folder / "source.gguf", folder / "target.gguf", "--type", "q8_0", "--quiet"
+    assert main([str(word) for word in words]) == 0
+    assert parts(folder) == sorted(others)
+
+
+def test_file_is_removed_if_the_block_raises(tmp_path: Path) -> None:
+    (path := tmp_path / "a.bin").write_text("before")
+
+    def fail() -> None:
+        with part_file(path) as part:
+            part.write_text("after")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [one.name for one in tmp_path.iterdir()] == ["a.bin"]
+    assert path.read_text() == "before"
+    with part_file(path) as part:
+        part.write_text("after")
+    assert [one.read_text() for one in tmp_path.iterdir()] == ["after"]
+
+
+def test_ignored_and_handled_signals_stay_so() -> None:
+    def handle(number: int, frame: object) -> None:
+        raise AssertionError("nobody sends it")
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGTERM, handle)
+    try:
+        with raised_signals():
+            during = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
+        after = signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert during == after == (signal.SIG_IGN, handle)
+
+
+def test_default_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with raised_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
