@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, BackendOptions, Model, Tensor
+from llamafw import BackendContext, BackendOptions, Model, Quant, Tensor
 from llamafw import graph as g
 from llamafw.testing.batches import batch
 from llamafw.testing.random_tensors import random_tensor
@@ -17,7 +17,7 @@ from llamafw_backends.numba_cpu.backend import NumbaBackend
 from support import gguf_models, ternary
 
 N_VOCAB, N_COLUMNS, N_ROWS, N_EXPERT_ROWS, N_EXPERT = 64, 512, 40, 48, 3
-QUANTS = {**gguf_models.QUANTS, "PQ2_0": PQ2_0(), "PTQ1_0": PTQ1_0()}
+QUANTS: dict[str, Quant] = {**gguf_models.QUANTS, "PQ2_0": PQ2_0(), "PTQ1_0": PTQ1_0()}
 SIZES = (1, 2, 3, 5, 12, 16, 31)  # of batches
 
 Floats = npt.NDArray[np.float32]
