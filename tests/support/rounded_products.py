@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from llamafw import BackendContext, BackendOptions, Model, Tensor
+from llamafw import BackendContext, BackendOptions, Model, Quant, Tensor
 from llamafw import graph as g
 from llamafw.testing.batches import batch
 from llamafw.testing.random_tensors import random_tensor
+from llamafw_backends.custom_quant.types import PQ2_0, PTQ1_0
 from llamafw_backends.numba_cpu.backend import NumbaBackend
-from support.gguf_models import QUANTS
+from support import gguf_models, ternary
 
 N_VOCAB, N_COLUMNS, N_ROWS, N_EXPERT_ROWS, N_EXPERT = 64, 512, 40, 48, 3
+QUANTS: dict[str, Quant] = {**gguf_models.QUANTS, "PQ2_0": PQ2_0(), "PTQ1_0": PTQ1_0()}
 SIZES = (1, 2, 3, 5, 12, 16, 31)  # of batches
 
 Floats = npt.NDArray[np.float32]
@@ -49,8 +52,7 @@ def multiply(type_name: str, activations: Floats, kind: str) -> list[Floats]:
     rng = np.random.default_rng(6)
     shapes = {"matrix": (N_ROWS, N_COLUMNS), "experts": (N_EXPERT, N_EXPERT_ROWS, N_COLUMNS)}
     tensors = {
-        name: Tensor(name, shape, type_name, random_tensor(rng, shape, type_name, 0.1).view(np.uint8).reshape(-1))
-        for name, shape in shapes.items()
+        name: Tensor(name, shape, type_name, _random_blocks(rng, shape, type_name)) for name, shape in shapes.items()
     }
     floats = {"embedding": activations, "router": rng.normal(0, 1, (N_EXPERT, N_COLUMNS)).astype(np.float32)}
     for name, numbers in floats.items():
@@ -75,5 +77,15 @@ def multiply(type_name: str, activations: Floats, kind: str) -> list[Floats]:
 def matrix_weights(type_name: str) -> npt.NDArray[np.float64]:
     """Return the weights of the matrix that `multiply` makes."""
     shape = (N_ROWS, N_COLUMNS)
-    data = random_tensor(np.random.default_rng(6), shape, type_name, 0.1).view(np.uint8).reshape(-1)
+    data = _random_blocks(np.random.default_rng(6), shape, type_name)
     return QUANTS[type_name].dequantize(data, shape).astype(np.float64)
+
+
+def _random_blocks(rng: np.random.Generator, shape: tuple[int, ...], type_name: str) -> npt.NDArray[np.uint8]:
+    """Return the blocks of a random tensor of a type of ggml, or of the plugin `custom_quant`."""
+    n_blocks = math.prod(shape) // ternary.BLOCK
+    if type_name == "PQ2_0":
+        return ternary.pack_pq2_0(*ternary.random_codes(rng, n_blocks, 4)).reshape(-1)
+    if type_name == "PTQ1_0":
+        return ternary.pack_ptq1_0(*ternary.random_codes(rng, n_blocks, 3)).reshape(-1)
+    return random_tensor(rng, shape, type_name, 0.1).view(np.uint8).reshape(-1)

@@ -13,7 +13,8 @@ HEAD = """# The command line
 
 `llamafw serve` takes the flags below. Names and meanings are those of llama-server. `--flag VALUE` and `--flag=VALUE`
 are the same, and underscores in long flags count as hyphens. If flags contradict each other, such as `--mmap` and
-`--no-mmap`, the last one wins. Plugins can add flags; `llamafw serve --help` lists these too.
+`--no-mmap`, the last one wins. Plugins can add flags; `llamafw serve --help` lists these too. `llamafw chat`, `run`,
+`bench`, `perplexity`, `imatrix` and `cvector` take them as well.
 
 Flags take precedence over environment variables, environment variables over the file of `--config`, and the file over
 the defaults.
@@ -51,8 +52,8 @@ api-key = ["one", "two"]
 
 Relative paths start at the working directory, as on the command line. A flag or variable replaces the value in the
 file, arrays included. Some settings are alternatives, such as `samplers` and `sampling-seq`: a flag or variable for one
-of them replaces the other in the file, too. `llamafw bench`, `chat`, `plugins`, `pull`, `run` and `spec` also
-read the file.
+of them replaces the other in the file, too. `llamafw bench`, `chat`, `cvector`, `fit`, `imatrix`, `perplexity`,
+`plugins`, `pull`, `run` and `spec` also read the file.
 
 Flags of plugins are keys as well. Plugins can also have [options](plugins/settings.md), in a table for each plugin; in
 such a file, the key for `--plugin` is `plugins`:

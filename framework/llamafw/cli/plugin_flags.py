@@ -22,7 +22,7 @@ COMMAND_FLAGS = ("-h", "--help", "--usage", "--version", "-cl", "--cache-list", 
 
 
 def collect_plugin_flags(
-    plugins: Plugins, config: str | None = None, *, also_taken: Sequence[str] = ()
+    plugins: Plugins, config: str | None = None, *, command: str = "llamafw", also_taken: Sequence[str] = ()
 ) -> list[argparse.ArgumentParser]:
     """Return one parser for each plugin that adds flags.
 
@@ -32,19 +32,23 @@ def collect_plugin_flags(
         All plugins.
     config : str, optional
         Path of the configuration file, whose values become the defaults of these flags.
+    command : str
+        The command whose flags these are, for error messages.
     also_taken : sequence of str
-        Flags of the command that are not settings.
+        Flags of the command that are not settings, and the names of their values.
 
     Raises
     ------
     PluginError
-        Two plugins, or a plugin and llamafw itself, add the same flag; the message names both.
+        Two plugins, or a plugin and llamafw itself, add the same flag or setting; the message names both.
     SettingsError
         The file has an unknown key, or a value that its flag does not accept; the message names the file and the key.
     """
     flag_owners = {flag: "llamafw" for opt in options().values() for flag in (*opt.flags, *opt.off_flags)}
-    flag_owners |= dict.fromkeys((*COMMAND_FLAGS, *also_taken), "llamafw")
+    flag_owners |= dict.fromkeys(COMMAND_FLAGS, "llamafw")
     field_owners = dict.fromkeys(options(), "llamafw")
+    for name in also_taken:
+        (flag_owners if name.startswith("-") else field_owners).setdefault(name, command)
     parsers: list[argparse.ArgumentParser] = []
     for plugin in list(plugins.records):
         parser = CommandParser("llamafw serve", "", add_help=False)
@@ -81,13 +85,22 @@ def parse_with_plugin_flags(
     Returns
     -------
     argparse.Namespace
-        The values. ``plugin_settings`` has the names of those that belong to plugins.
+        The values. ``plugin_settings`` is a dictionary of those that belong to plugins.
+
+    Raises
+    ------
+    PluginError
+        A plugin adds a flag that the command, llamafw or another plugin has.
+    SettingsError
+        An argument or the file is wrong.
     """
-    own = [flag for action in parser._actions if action.dest not in options() for flag in action.option_strings]
-    parsers = collect_plugin_flags(plugins, config, also_taken=own)
-    parser.add_flags_of(parsers)
-    parser.set_defaults(plugin_settings=[action.dest for one in parsers for action in one._actions])
-    return parser.parse(argv)
+    own = [action for action in parser._actions if action.dest not in options()]
+    taken = [name for action in own for name in (*action.option_strings, action.dest)]
+    parser.add_flags_of(collect_plugin_flags(plugins, config, command=parser.prog, also_taken=taken))
+    args = parser.parse(argv)
+    theirs = vars(args).keys() - options().keys() - {action.dest for action in own}
+    args.plugin_settings = {name: getattr(args, name) for name in theirs}
+    return args
 
 
 def _claim(owners: dict[str, str], names: Sequence[str], owner: str, kind: str) -> None:

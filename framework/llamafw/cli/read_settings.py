@@ -82,7 +82,7 @@ def shared_settings_from(args: argparse.Namespace, names: Sequence[str], early: 
     **fixed
         Settings that take precedence over all sources.
     """
-    given = argparse.Namespace(**{name: getattr(args, name) for name in (*names, *args.plugin_settings)})
+    given = argparse.Namespace(**{name: getattr(args, name) for name in names}, **args.plugin_settings)
     return settings_from(given, plugin_keys_checked=True, config=early.config, **fixed)
 
 

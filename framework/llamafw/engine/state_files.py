@@ -95,7 +95,9 @@ def read_head(path: Path, kind: FileKind, fingerprint: bytes) -> StateHead:
         if version != kind.version:
             raise ValueError(f"its format version is {version}; this server reads {kind.version}")
         if found != fingerprint:
-            raise ValueError("it is of another model, backend or type of cache")
+            raise ValueError(
+                "it is of another model or backend, or was made with other settings, such as --cache-type-k"
+            )
 
         n_body = _ADAPTER.size * n_adapters + 4 * (n_tokens + max(n_cuts, 0))
         start = _HEAD.size + _DIGEST_BYTES + n_body

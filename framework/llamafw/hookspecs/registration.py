@@ -26,12 +26,13 @@ def configure(options: Mapping[str, Any]) -> None:
 
 @hookspec
 def add_options(parser: ArgumentParser) -> None:
-    """Add command line flags to ``llamafw serve``.
+    """Add command line flags to ``llamafw serve`` and to the other commands that run a model.
 
     All, once, on the main thread, before flags are parsed. Each plugin gets a parser of its own. Values arrive as
     ``Settings.extra[dest]`` and ``BackendOptions.extra[dest]``; the ``dest`` of ``--my-flag`` is ``"my_flag"``. The
     flags are also keys of the file of ``--config``. A flag that exists already is a start-up error that names both
-    plugins.
+    plugins. Other commands have flags of their own, such as ``-d`` of ``llamafw bench``: if a plugin adds one of them,
+    only that command fails.
     """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -76,8 +77,9 @@ async def test_restoring_from_a_pipe_is_refused(start: Start, tmp_path: Path) ->
 async def test_write_errors_are_reported_without_the_path(start: Start, tmp_path: Path) -> None:
     engine = start(ToyBackend(random_logits))
     await generate_answer(engine, A, n_predict=1)
-    with pytest.raises(GenerationError, match=os.strerror(2)) as caught:
-        await engine.save_slot(0, tmp_path / "no" / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(GenerationError, match=os.strerror(errno.EEXIST)) as caught:
+        await engine.save_slot(0, tmp_path / "file" / "slot")
     assert str(tmp_path) not in caught.value.message
 
 

@@ -21,8 +21,8 @@ from support.prose import PROSE, read_tokenizer
 from support.rounded_products import N_COLUMNS, N_ROWS, N_VOCAB, SIZES, byte_activations, matrix_weights, multiply
 
 ISAS = [name for name, isa in INSTRUCTION_SETS.items() if isa.available()]
-TYPES = ["Q4_0", "Q4_1", "Q5_K", "Q8_0", "Q6_K", "Q2_K", "IQ4_XS", "IQ2_XS", "NVFP4", "TQ1_0"]
-"""With and without offsets and minima, with scales of 16 and of 32 columns."""
+TYPES = ["Q4_0", "Q4_1", "Q5_K", "Q8_0", "Q6_K", "Q2_K", "IQ4_XS", "IQ2_XS", "NVFP4", "TQ1_0", "PQ2_0", "PTQ1_0"]
+"""With and without offsets and minima, with scales of 16 and of 32 columns; the last two are a plugin's."""
 
 
 @pytest.mark.parametrize("type_name", TYPES)
@@ -51,6 +51,24 @@ def test_activations_are_rounded_in_groups_of_32(type_name: str) -> None:
     np.testing.assert_allclose(products["int8"], expected[:n], atol=2e-5)
     np.testing.assert_allclose(products["int15"], exact[:n], atol=2e-3)
     assert np.abs(expected - exact).max() > 1e-2  # the two kinds can be told apart
+
+
+def test_extreme_activations_do_not_change_those_of_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(8).normal(0, 1, (N_VOCAB, N_COLUMNS)).astype(np.float32)
+    extreme = x.copy()
+    extreme[1], extreme[2, 5], extreme[4] = 0, 1e38, np.nan
+    extreme[6, 40], extreme[7, 41], extreme[9, 70] = np.inf, -np.inf, np.nan
+    others = [row for row in range(SIZES[-1]) if row not in (1, 2, 4, 6, 7, 9)]
+    for isa in ISAS:
+        monkeypatch.setenv("LLAMAFW_ISA", isa)
+        expected, products = (multiply("Q8_0", rows, "int8")[-1] for rows in (x, extreme))
+        np.testing.assert_array_equal(products[others], expected[others])
+        assert not products[1, :N_ROWS].any()
+        assert np.isfinite(products[2, :N_ROWS]).all()
+        assert np.isnan(products[[6, 7], :N_ROWS]).all()
+
+        exact = multiply("Q8_0", extreme, "int15")[-1][2, :N_ROWS]
+        np.testing.assert_allclose(products[2, :N_ROWS], exact, rtol=1e-3)
 
 
 def test_the_flag_selects_this_backend(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

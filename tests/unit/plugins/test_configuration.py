@@ -237,7 +237,9 @@ def read_extra(config: Path, *argv: str) -> dict[str, Any]:
     parser.add_flags_of(collect_plugin_flags(load_plugins(early), early.config))
     add_settings(parser)
     settings = settings_from(parser.parse(rest), {}, plugin_keys_checked=True, config=early.config)
-    return {name: value for name, value in settings.extra.items() if not name.startswith(("onnx_", "responses_"))}
+    return {
+        name: value for name, value in settings.extra.items() if not name.startswith(("numba_", "onnx_", "responses_"))
+    }
 
 
 def test_plugin_flags_are_keys_of_the_file(site: Site, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from argparse import Namespace
+from argparse import Action, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from llamafw.settings import SERVER, Settings, options
 OWN_FLAGS = ("--url", "--system", "--set", "--load", "--no-markdown", "-p", "--prompt", "-j", "--json-schema")
 """The flags of these commands that are not settings of ``llamafw serve``, or mean something else here."""
 
+_OWN_NAMES = ("name", "text", "url", "system", "set", "load", "no_markdown")  # of their values
 _NOT_HERE = {"host", "port", "alias", "prompt", "file", "binary_file", "escape", "system_prompt_file"}
 _NOT_HERE |= {"json_schema", "json_schema_file"}
 _ERRORS = 1  # of --verbosity
@@ -70,7 +71,8 @@ def make_parser(
         "-p", "--prompt", metavar="TEXT", help="answer this text, followed by the piped input if there is any, and exit"
     )
     add_settings(parser, shared_settings())
-    parser.add_flags_of(collect_plugin_flags(plugins, config, also_taken=OWN_FLAGS))
+    taken = (*OWN_FLAGS, *_OWN_NAMES)
+    parser.add_flags_of(collect_plugin_flags(plugins, config, command=parser.prog, also_taken=taken))
     return parser
 
 
@@ -118,10 +120,24 @@ def parse(
 
 
 def _refuse_model_flags(parser: CommandParser, flags: Namespace) -> None:
-    """Raise SettingsError for a flag that concerns a model in this process."""
-    for name, opt in options().items():
-        if name not in _WITH_URL and getattr(flags, name, None) is not None:
-            parser.error(f"{opt.long_flag} is a setting of the server at --url; --set NAME=VALUE sets request fields")
+    """Raise SettingsError for a flag that concerns a model in this process, also if a plugin has added it."""
+    given = [
+        opt.long_flag
+        for name, opt in options().items()
+        if getattr(flags, name, None) is not None and name not in _WITH_URL
+    ]
+    others = [action for action in parser._actions if action.option_strings and action.dest not in options()]
+    given += [action.option_strings[-1] for action in others if _has_other_value(parser, action, flags)]
+    if given:
+        parser.error(f"{given[0]} is a setting of the server at --url; --set NAME=VALUE sets request fields")
+
+
+def _has_other_value(parser: CommandParser, action: Action, flags: Namespace) -> bool:
+    """Return whether a value in ``flags`` is not the default."""
+    default = action.default
+    if isinstance(default, str) and hasattr(flags, action.dest):
+        default = parser._get_value(action, default)  # as argparse converts it
+    return bool(getattr(flags, action.dest, default) != default)
 
 
 def _adapted(settings: Settings, mine: Namespace, flags: Namespace, *, has_model: bool) -> Settings:
