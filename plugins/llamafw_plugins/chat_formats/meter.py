@@ -8,6 +8,7 @@ run (`check_operator`, `check_call`).
 
 from __future__ import annotations
 
+import gc
 import re
 import string
 import threading
@@ -42,15 +43,28 @@ class Meter(threading.local):
     def __init__(self) -> None:
         self.deadline, self.seconds = inf, inf
         self.written = self.kept = 0
+        self._collecting = 0.0  # since when the garbage collector runs on this thread
 
     def start(self, given: object) -> None:
         """Start to measure a rendering of what a template is given: its time grows with the size of that."""
         self.seconds = min(MIN_SECONDS + size_of(given) / SIZE_PER_SECOND, MAX_SECONDS)
         self.deadline, self.written, self.kept = time.thread_time() + self.seconds, 0, 0
+        gc.callbacks.append(self.leave_out_collection)
 
     def stop(self) -> None:
         """Stop measuring."""
+        gc.callbacks.remove(self.leave_out_collection)
         self.deadline, self.seconds, self.written, self.kept = inf, inf, 0, 0
+
+    def leave_out_collection(self, phase: str, info: Mapping[str, int]) -> None:
+        """Give a rendering the time that the garbage collector takes on its thread; one of `gc.callbacks`.
+
+        With many objects in memory, that can be longer than the rendering.
+        """
+        now = time.thread_time()
+        if phase == "stop":
+            self.deadline += now - self._collecting
+        self._collecting = now
 
     def check_time(self) -> None:
         """Raise LimitError if the rendering takes too long."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from llamafw import ChatCapabilities, ChatContext, ModelError, RequestError
@@ -134,3 +136,19 @@ def test_each_rendering_has_its_own_limits() -> None:
 )
 def test_size_of_values(value: object, size: int) -> None:
     assert meter.size_of(value) == size
+
+
+def test_the_time_of_the_garbage_collector_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, measured, n_callbacks = [0.0], meter.Meter(), len(gc.callbacks)
+    monkeypatch.setattr(meter.time, "thread_time", lambda: now[0])
+    measured.start("short")
+    for phase, time in (("start", 0.1), ("stop", 9.1)):
+        now[0] = time
+        for callback in gc.callbacks[n_callbacks:]:
+            callback(phase, {})
+    measured.check_time()
+    now[0] = 9.3
+    with pytest.raises(meter.LimitError):
+        measured.check_time()
+    measured.stop()
+    assert len(gc.callbacks) == n_callbacks
