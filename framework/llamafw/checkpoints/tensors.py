@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from llamafw.checkpoints.changes import Array
 from llamafw.checkpoints.rules import Rule
 from llamafw.types import Bytes, Tensor
+from llamafw.types.computed import ComputedTensor
 
 TYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F32"}
 """The tensor type for each dtype of numpy. Doubles are rounded."""
@@ -75,7 +74,7 @@ class Packed:
         return self.blocks.dtype
 
 
-class ConvertedTensor(Tensor):
+class ConvertedTensor(ComputedTensor):
     """A tensor that is computed from those of a checkpoint when its data are read.
 
     Parameters
@@ -94,9 +93,7 @@ class ConvertedTensor(Tensor):
         The size of `data`.
     """
 
-    __slots__ = ("sources", "rule", "_index", "_n_bytes", "_lock", "_data")
-
-    __setattr__ = object.__setattr__  # the fields of the dataclass are frozen, and those here are not
+    __slots__ = ("sources", "rule", "_index", "_n_bytes")
 
     def __init__(
         self,
@@ -108,37 +105,17 @@ class ConvertedTensor(Tensor):
         index: int,
         n_bytes: int,
     ) -> None:
-        for field, value in (("name", name), ("shape", shape), ("type_name", type_name)):
-            object.__setattr__(self, field, value)
+        super().__init__(name, shape, type_name)
         self.sources, self.rule = tuple(sources), rule
-        self._index, self._n_bytes, self._lock = index, n_bytes, threading.Lock()
-        self._data: Callable[[], Bytes | None] = lambda: None
+        self._index, self._n_bytes = index, n_bytes
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.shape} {self.type_name} from {', '.join(one.name for one in self.sources)}>"
 
     @property
-    def data(self) -> Bytes:
-        """The tensor's bytes, ``(n_bytes,)`` uint8.
-
-        They are computed again if nothing has kept them.
-        """
-        with self._lock:
-            data = self._data()
-            if data is None:
-                data = self._compute()
-                self._data = weakref.ref(data)
-        return data
-
-    @property
     def n_bytes(self) -> int:
         """Size of `data` in bytes."""
         return self._n_bytes
-
-    @property
-    def held_bytes(self) -> int:
-        """Nothing: it is computed when it is read."""
-        return 0
 
     def release(self) -> None:
         """Let the operating system take back the memory of the files' pages."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +28,7 @@ from llamafw.models.tensor_types import byte_size
 from llamafw.registry import Registry
 from llamafw.settings import Settings
 from llamafw.types import Bytes, Floats, Model, Tensor
+from llamafw.types.computed import ComputedTensor
 
 FLAG = "--requantize"
 MIN_ROWS = 16  # matrices with fewer rows keep their type: they are small, and often decide something
@@ -41,7 +40,7 @@ _MAX_SURE = 2.0**15  # weights up to this size do not overflow in a float16
 _LAYER = re.compile(r"\b\d+\b")
 
 
-class RequantizedTensor(Tensor):
+class RequantizedTensor(ComputedTensor):
     """A matrix of a model file, rounded to another type.
 
     Parameters
@@ -60,9 +59,7 @@ class RequantizedTensor(Tensor):
         How much errors in each column matter, for each matrix of the tensor.
     """
 
-    __slots__ = ("source", "_quant", "_target", "_path", "_n_threads", "_importance", "_lock", "_data")
-
-    __setattr__ = object.__setattr__  # the fields of the dataclass are frozen, and those here are not
+    __slots__ = ("source", "_quant", "_target", "_path", "_n_threads", "_importance")
 
     def __init__(
         self,
@@ -73,44 +70,18 @@ class RequantizedTensor(Tensor):
         n_threads: int,
         importance: Floats | None = None,
     ) -> None:
-        for name, value in (("name", source.name), ("shape", source.shape), ("type_name", target.name)):
-            object.__setattr__(self, name, value)
+        super().__init__(source.name, source.shape, target.name)
         self.source = source
         self._quant, self._target, self._path, self._n_threads = quant, target, path, n_threads
         self._importance = importance
-        self._lock = threading.Lock()
-        self._data: Callable[[], Bytes | None] = lambda: None
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.shape} {self.source.type_name} as {self.type_name}>"
 
     @property
-    def data(self) -> Bytes:
-        """The rounded blocks, ``(n_bytes,)`` uint8.
-
-        They are computed again if nothing has kept them.
-
-        Raises
-        ------
-        ModelError
-            A weight is not finite, or too large for the type.
-        """
-        with self._lock:
-            data = self._data()
-            if data is None:
-                data = self._round()
-                self._data = weakref.ref(data)
-        return data
-
-    @property
     def n_bytes(self) -> int:
         """Size of ``data`` in bytes."""
         return byte_size(self.shape, self._target) or 0  # `requantize` has checked that rows are whole blocks
-
-    @property
-    def held_bytes(self) -> int:
-        """Nothing: it is computed when it is read."""
-        return 0
 
     def release(self) -> None:
         """Do nothing: the pages of the file have been released when the data were computed."""
@@ -168,7 +139,7 @@ class RequantizedTensor(Tensor):
         ]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
-    def _round(self) -> Bytes:
+    def _compute(self) -> Bytes:
         data = np.empty(self.n_bytes, np.uint8)
         rows, first = data.reshape(self._n_rows, -1), 0
         for part in self.parts():

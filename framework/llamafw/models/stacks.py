@@ -7,9 +7,7 @@ files of adapters.
 from __future__ import annotations
 
 import math
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +16,13 @@ import numpy as np
 from llamafw.graph import Stack
 from llamafw.interfaces import Quant
 from llamafw.types import Bytes, Floats, Tensor
+from llamafw.types.computed import ComputedTensor
 
 FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 """Tensor types whose numbers can be moved one by one, with numpy types of their size."""
 
 
-class StackedTensor(Tensor):
+class StackedTensor(ComputedTensor):
     """A tensor that tensors of adapters are joined to.
 
     Parameters
@@ -38,31 +37,14 @@ class StackedTensor(Tensor):
         The tensor types that plugins have registered, by name.
     """
 
-    __slots__ = ("sources", "_stack", "_quants", "_lock", "_data")
-
-    __setattr__ = object.__setattr__  # the fields of the dataclass are frozen, and those here are not
+    __slots__ = ("sources", "_stack", "_quants")
 
     def __init__(self, stack: Stack, sources: Sequence[Tensor], type_name: str, quants: Mapping[str, Quant]) -> None:
-        for field, value in (("name", stack.name), ("shape", stack.shape), ("type_name", type_name)):
-            object.__setattr__(self, field, value)
-        self.sources, self._stack, self._quants, self._lock = tuple(sources), stack, quants, threading.Lock()
-        self._data: Callable[[], Bytes | None] = lambda: None
+        super().__init__(stack.name, stack.shape, type_name)
+        self.sources, self._stack, self._quants = tuple(sources), stack, quants
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.shape} {self.type_name} from {', '.join(one.name for one in self.sources)}>"
-
-    @property
-    def data(self) -> Bytes:
-        """The tensor's bytes, ``(n_bytes,)`` uint8.
-
-        They are computed again if nothing has kept them.
-        """
-        with self._lock:
-            data = self._data()
-            if data is None:
-                data = self._join()
-                self._data = weakref.ref(data)
-        return data
 
     @property
     def n_bytes(self) -> int:
@@ -79,7 +61,7 @@ class StackedTensor(Tensor):
         for one in self.sources:
             one.release()
 
-    def _join(self) -> Bytes:
+    def _compute(self) -> Bytes:
         joined = np.zeros(self.shape, FLOAT_TYPES[self.type_name])
         for part, source in zip(self._stack.parts, self.sources, strict=True):
             numbers = _numbers(source, self.type_name, self._quants)

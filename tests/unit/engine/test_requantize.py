@@ -73,7 +73,7 @@ def test_logits_are_those_of_a_file_with_the_rounded_weights(tmp_path: Path, typ
 
 def test_backend_keeps_no_rounded_matrix_but_the_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays: dict[str, weakref.ref[Any]] = {}
-    round_tensor = RequantizedTensor._round
+    round_tensor = RequantizedTensor._compute
 
     def remembered(tensor: RequantizedTensor) -> Any:
         assert tensor.name not in arrays, "it was rounded twice"
@@ -81,7 +81,7 @@ def test_backend_keeps_no_rounded_matrix_but_the_embedding(tmp_path: Path, monke
         arrays[tensor.name] = weakref.ref(data)
         return data
 
-    monkeypatch.setattr(RequantizedTensor, "_round", remembered)
+    monkeypatch.setattr(RequantizedTensor, "_compute", remembered)
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
     with closing(open_backend(path, "q8_0")):
         gc.collect()
