@@ -32,7 +32,7 @@ from llamafw.engine.engine import BatchingEngine
 from llamafw.engine.engine_options import EngineOptions
 from llamafw.engine.fingerprint import fingerprint
 from llamafw.engine.machine_memory import read_memory
-from llamafw.engine.memory_companions import find_companions
+from llamafw.engine.memory_companions import find_companions, with_adapters
 from llamafw.engine.memory_estimate import NO_COMPANIONS, Companions, PartBytes
 from llamafw.engine.memory_fit import check_memory, fit_into_memory, has_own_memory
 from llamafw.engine.preload import preload
@@ -278,26 +278,29 @@ def load_backend(
 ) -> Backend:
     """Return a backend with the model loaded and warmed up; it can be unloaded if the settings want that.
 
-    Then it is loaded again only if it still fits into the memory that is free, with its companions.
+    Then it is loaded again only if it still fits into the memory that is free, with its companions and the adapters
+    that it has by then.
     """
 
-    def load() -> Backend:
-        backend = make_backend(name, context, plugins)
+    def load(adapted: BackendContext | None) -> Backend:
+        backend = make_backend(name, replace(context, adapted=adapted), plugins)
         if settings.warmup:
             warm_up(backend)
         return backend
 
     if settings.sleep_idle_seconds < 0:
-        return load()
+        return load(context.adapted)
     if not settings.mmap:
         raise SettingsError("--sleep-idle-seconds: a model that is loaded with --no-mmap cannot leave the memory")
 
-    def load_if_it_fits() -> Backend:
+    def load_if_it_fits(adapted: BackendContext | None) -> Backend:
         if not has_own_memory(name, plugins):
-            check_memory(context.model, context.graph, settings, companions=companions)
-        return load()
+            beside = with_adapters(companions, context, adapted)
+            check_memory(context.model, context.graph, settings, companions=beside)
+        return load(adapted)
 
-    return cast("Backend", UnloadableBackend(load_if_it_fits, partial(release_file_pages, context.model)))
+    release = partial(release_file_pages, context.model)
+    return cast("Backend", UnloadableBackend(load_if_it_fits, release, context.adapted))
 
 
 def warm_up(backend: Backend) -> None:

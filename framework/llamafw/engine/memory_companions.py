@@ -26,6 +26,7 @@ from llamafw.engine.memory_estimate import (
 )
 from llamafw.engine.side_settings import prediction_settings
 from llamafw.graph import Graph
+from llamafw.interfaces import BackendContext
 from llamafw.plugins import Plugins
 from llamafw.settings import Settings
 from llamafw.speculation_settings import PREDICTION_DRAFTER
@@ -82,6 +83,25 @@ def find_companions(
         if context.adapted is not None:
             others[ADAPTERS] = adapter_bytes(model, context.adapted.model, context.adapted.graph, options)
     return Companions(followers, others)
+
+
+def with_adapters(companions: Companions, context: BackendContext, adapted: BackendContext | None) -> Companions:
+    """Return companions with other adapters, whose files have been read.
+
+    Parameters
+    ----------
+    companions : Companions
+        What is loaded beside the model, perhaps with adapters.
+    context : BackendContext
+        The model without adapters, and the options of the backend.
+    adapted : BackendContext, optional
+        The model with the other adapters; None: without any.
+    """
+    others = {name: part for name, part in companions.others.items() if name != ADAPTERS}
+    if adapted is not None:
+        options = context.options
+        others[ADAPTERS] = adapter_bytes(context.model, adapted.model, adapted.graph, options, have_been_read=True)
+    return replace(companions, others=others)
 
 
 def side_model_bytes(model: Model, graph: Graph, settings: Settings, memory: Memory | None = None) -> PartBytes:

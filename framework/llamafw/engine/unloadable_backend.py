@@ -32,16 +32,23 @@ class UnloadableBackend:
     Parameters
     ----------
     load : callable
-        Returns the other backend with the model loaded. Called at once, and by `load` after `unload`.
+        Returns the other backend with the model loaded, and with adapters: its argument is
+        ``BackendContext.adapted``. Called at once, and by `load` after `unload`.
     release : callable
         Called after the other backend was closed, to free what else the model has in memory.
+    adapted : BackendContext, optional
+        The adapters of the start. Later ones replace them when `set_adapters` is called.
     """
 
-    def __init__(self, load: Callable[[], Backend], release: Callable[[], None] = lambda: None) -> None:
-        self._load, self._release = load, release
-        self._backend: Backend | None = load()
+    def __init__(
+        self,
+        load: Callable[[BackendContext | None], Backend],
+        release: Callable[[], None] = lambda: None,
+        adapted: BackendContext | None = None,
+    ) -> None:
+        self._load, self._release, self._adapted = load, release, adapted
+        self._backend: Backend | None = load(adapted)
         self._pages: CachePages | None = None  # while it is unloaded
-        self._adapted: tuple[BackendContext | None, ...] = ()  # what `set_adapters` was called with last
         for name in _FACTS:
             setattr(self, name, getattr(self._backend, name))
         if hasattr(self._backend, "set_adapters"):
@@ -80,22 +87,14 @@ class UnloadableBackend:
         self._release()
 
     def load(self) -> None:
-        """Load the other backend if it is not loaded; if that fails, it stays unloaded."""
-        if self._backend is not None:
-            return
-        backend = self._load()
-        try:
-            for context in self._adapted:
-                cast("AdaptingBackend", backend).set_adapters(context)
-        except BaseException:  # it must not run without its adapters
-            backend.close()
-            raise
-        self._backend = backend
+        """Load the other backend with its adapters if it is not loaded; if that fails, it stays unloaded."""
+        if self._backend is None:
+            self._backend = self._load(self._adapted)
 
     def _set_adapters(self, context: BackendContext | None) -> None:
         """Pass adapters to the other backend, now and whenever it is loaded again."""
         cast("AdaptingBackend", self._backend).set_adapters(context)
-        self._adapted = (context,)
+        self._adapted = context
 
     def page_counts(self) -> CachePages:
         """Return how much of the cache is used; called on any thread."""

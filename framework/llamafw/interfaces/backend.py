@@ -211,7 +211,7 @@ class AdaptingBackend(Backend, Protocol):
     def set_adapters(self, context: BackendContext | None) -> None:
         """Prepare a graph for batches with ``scales``, in place of the one before; None: there are no adapters.
 
-        Called between batches. At the start, the graph is ``BackendContext.adapted`` instead.
+        Called between batches. When the model is loaded, the graph is ``BackendContext.adapted`` instead.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ class BackendContext:
     quants: Mapping[str, Quant]  # tensor types of all plugins, by name
     log: Callable[[str], None] = field(default=lambda line: None)  # prints a line of progress
     operators: Mapping[str, Operator] = field(default_factory=dict)  # operators of all plugins, by name
-    adapted: BackendContext | None = None  # the same model with adapters, if there are any at the start
+    adapted: BackendContext | None = None  # the same model with the adapters that it has when it is loaded
     keeps_hidden: bool = False  # whether `HiddenBackend.forward_with_hidden` will be called
     beside: Backend | None = None  # runs another graph of the same model; the backend may use its weights
 

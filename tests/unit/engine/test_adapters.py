@@ -211,8 +211,9 @@ async def test_prompt_cache_on_disk_keeps_adapters_apart(opened: Open, tmp_path:
         assert (await complete(client, LONG, lora=[{"id": 1, "scale": 0.25}]))["tokens_cached"] == 0
 
 
-async def test_adapters_are_loaded_and_unloaded(opened: Open, folder: Path) -> None:
-    async with opened(lora=["a.gguf"]) as client:
+@pytest.mark.parametrize("sleep_idle_seconds", [-1, 0])
+async def test_adapters_are_loaded_and_unloaded(opened: Open, folder: Path, sleep_idle_seconds: int) -> None:
+    async with opened(lora=["a.gguf"], sleep_idle_seconds=sleep_idle_seconds) as client:
         before = await tokens(client, lora=lora(1.0))
         loaded = await client.post("/lora-adapters/load", json={"path": "b.gguf", "scale": 0.25})
         assert loaded.json() == {

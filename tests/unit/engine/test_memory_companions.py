@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from checkpoints import write
-from llamafw import Model, Settings, SettingsError
+from llamafw import Model, Settings, SettingsError, Unavailable
 from llamafw import graph as g
 from llamafw.cli.serve import prepare_model
 from llamafw.engine import load as load_module
@@ -30,6 +30,7 @@ from llamafw.serving import LoadedModel
 from llamafw.testing.adapters import random_factors, write_control_vector, write_lora
 from llamafw.testing.tiny import write_tiny_gguf
 from support.predicting_models import find
+from support.toy_model import generate_answer
 
 GIB = 2**30
 
@@ -241,6 +242,37 @@ def test_loading_counts_what_is_loaded_beside_the_model(
         load_model(files.model, changed, plugins, lambda line: None)
     with pytest.raises(AssertionError, match="it is loaded"):
         load_model(files.model, settings, plugins, lambda line: None)
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+async def test_waking_counts_the_adapters_that_are_loaded_by_then(
+    files: Files, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, at_start: bool
+) -> None:
+    settings = Settings(threads=1, ctx_size=512, parallel=1, sleep_idle_seconds=600)
+    adapted = replace(settings, lora=(str(files.lora),))
+    n_free = 2**40
+    monkeypatch.setattr("llamafw.engine.memory_fit.read_memory", lambda: Memory(2**40, n_free))
+    loaded = load_model(files.model, adapted if at_start else settings, plugins, lambda line: None)
+    engine: Any = loaded.engine
+
+    async def wakes(settings: Settings, missing: int) -> bool:
+        nonlocal n_free
+        n_free = needed(files.model, settings, plugins).total - missing
+        engine._thread._sleep()  # the thread itself waits for requests
+        try:
+            await engine.erase_slot(0)
+        except Unavailable:
+            return False
+        return True
+
+    if not at_start:
+        assert await wakes(settings, missing=0)
+        await engine.adapters.load(files.lora, 1.0)
+    assert [await wakes(adapted, missing=n) for n in (1, 0)] == [False, True]
+    assert (await generate_answer(engine, (1, 2, 3), lora=((0, 1.0),))).finish.n_predicted > 0
+    await engine.adapters.unload(0)
+    assert [await wakes(settings, missing=n) for n in (1, 0)] == [False, True]
+    await engine.stop(60)
 
 
 def test_all_models_are_checked_before_one_is_loaded(

@@ -29,18 +29,20 @@ A, B = tuple(range(80)), tuple(range(80, 160))
 class Sleeper(UnloadableBackend):
     """An `UnloadableBackend` of toy backends that tells when it was unloaded."""
 
-    def __init__(self, kind: type[ToyBackend] = ToyBackend) -> None:
+    def __init__(self, kind: type[ToyBackend] = ToyBackend, adapted: Any = None) -> None:
         self.loaded: list[ToyBackend] = []
         self.unloaded = threading.Semaphore(0)
         self.error: Exception | None = None
 
-        def load() -> Any:
+        def load(adapted: Any) -> Any:
             if self.error is not None:
                 raise self.error
             self.loaded.append(kind(random_logits, n_slots=2, n_ctx=256, n_batch=256))
+            if hasattr(kind, "set_adapters"):
+                cast("Any", self.loaded[-1]).set_adapters(adapted)
             return self.loaded[-1]
 
-        super().__init__(load)
+        super().__init__(load, adapted=adapted)
 
     def unload(self) -> None:
         super().unload()
@@ -232,38 +234,35 @@ async def test_sleeping_engine_stops(sleeping: Callable[..., BatchingEngine]) ->
 class AdaptingToyBackend(ToyBackend):
     """A toy backend that records which adapters it has."""
 
-    adapted: Any = "none yet"
-    error: Exception | None = None
+    adapted: Any = None
 
     def set_adapters(self, context: Any) -> None:
         """See `llamafw.AdaptingBackend`."""
-        if self.error is not None:
-            raise self.error
         self.adapted = context
 
 
 def test_adapters_are_there_again_after_sleep() -> None:
-    backend = Sleeper(AdaptingToyBackend)
-    backend.unload()
-    backend.load()
-    assert [cast("Any", one).adapted for one in backend.loaded] == ["none yet", "none yet"]  # those of the start
-    cast("Any", backend).set_adapters("other adapters")
-    backend.unload()
-    backend.load()
-    assert [cast("Any", one).adapted for one in backend.loaded[1:]] == ["other adapters", "other adapters"]
+    backend = Sleeper(AdaptingToyBackend, adapted=cast("Any", "those of the start"))
+    for others in ("those of the start", "others", None):
+        if others != "those of the start":
+            cast("Any", backend).set_adapters(others)
+        backend.unload()
+        backend.load()
+        assert cast("Any", backend.loaded[-1]).adapted == others
+    assert len(backend.loaded) == 4
     assert not hasattr(Sleeper(), "set_adapters")
 
 
-def test_backend_stays_unloaded_if_its_adapters_cannot_be_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backend_that_cannot_be_loaded_keeps_its_adapters() -> None:
     backend = Sleeper(AdaptingToyBackend)
-    cast("Any", backend).set_adapters("other adapters")
+    cast("Any", backend).set_adapters("others")
     backend.unload()
-    monkeypatch.setattr(AdaptingToyBackend, "error", ModelError("the file of the adapter is gone"))
+    backend.error = ModelError("the file of the adapter is gone")
     for _ in range(2):
         with pytest.raises(ModelError, match="gone"):
             backend.load()
         assert not backend.is_loaded
     assert backend.closed
-    monkeypatch.undo()
+    backend.error = None
     backend.load()
-    assert cast("Any", backend.loaded[-1]).adapted == "other adapters"
+    assert cast("Any", backend.loaded[-1]).adapted == "others"
