@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -155,3 +156,25 @@ def test_plugin_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown command 'knew'; did you mean 'new'?" in capsys.readouterr().err
     assert main(["plugin", "xyz"]) == 2
     assert "the commands are new and check" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_package_that_cannot_be_written_leaves_nothing(
+    exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, real = tmp_path / "mine", Path.write_text
+    if exists:
+        folder.mkdir()
+
+    def write_text(self: Path, *given: str) -> int:
+        if self.name == "README.md":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *given)
+
+    command = ["plugin", "new", "sampler", "mine", "--folder", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_text)
+        assert main(command) == 2
+    assert f"plugin new: {folder}: No space left on device" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == []
+    assert main(command) == 0

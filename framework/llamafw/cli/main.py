@@ -5,6 +5,7 @@ The module of a command is imported only when the command runs, which keeps ``ll
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,8 @@ COMMANDS = {
 MODULES = {"contract-test": "llamafw.testing.contract"}
 """Modules of the commands that are not in `llamafw.cli`."""
 
+_FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``llamafw`` with arguments, by default those of the process; return the exit code.
@@ -57,15 +60,28 @@ def main(argv: list[str] | None = None) -> int:
 
     name = "version" if argv[0] == "--version" else argv[0]
     try:
-        return find_command(name)(argv[1:])
+        code = find_command(name)(argv[1:])
+        sys.stdout.flush()  # if this fails when Python exits, the message is not ours
+        return code
     except LlamafwError as error:
         print(f"llamafw: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the program that reads the output, such as `head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 0
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _discard_output()
+        print(f"llamafw: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _discard_output() -> None:
+    """Write nothing to stdout any more, also not what it has in its buffer."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def find_command(name: str) -> Command:

@@ -7,6 +7,7 @@ Placeholders in these files, such as ``$name``, are replaced by words made from 
 from __future__ import annotations
 
 import re
+import shutil
 import zlib
 from datetime import date
 from importlib.resources import files
@@ -90,7 +91,8 @@ def run(argv: list[str]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
     except OSError as error:
-        raise SettingsError(f"plugin new: {error.filename}: {error.strerror}") from None
+        shutil.rmtree(folder, ignore_errors=True)  # it was empty
+        raise SettingsError(f"plugin new: {error.filename or folder}: {error.strerror}") from None
 
     print(f"Created {folder} with {', '.join(contents)}.\n\nNext:\n  cd {folder}\n  pip install -e '.[test]'")
     print("  pytest\n  llamafw plugin check .")

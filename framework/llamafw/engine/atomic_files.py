@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 _PIECE_BYTES = 2**24  # written at once
+_ORPHAN_SECONDS = 600.0  # temporary files are deleted if nothing was written for as long: their process was killed
 
 
 def write_atomically(
@@ -53,6 +55,30 @@ def write_atomically(
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def is_orphan(name: str, modified: float, prefix: str) -> bool:
+    """Return whether a temporary file belongs to a process that was killed.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file.
+    modified : float
+        When it was written to, in seconds since 1970.
+    prefix : str
+        That of `write_atomically`.
+    """
+    return name.startswith(prefix) and time.time() - modified > _ORPHAN_SECONDS
+
+
+def remove_orphans(folder: Path, prefix: str) -> None:
+    """Remove the temporary files of processes that were killed, as far as that is possible."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if is_orphan(entry.name, entry.stat().st_mtime, prefix):
+                    os.unlink(entry.path)
 
 
 def _write(descriptor: int, data: memoryview, may_continue: Callable[[], bool] | None) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafw.engine import state_files
+from llamafw.engine.atomic_files import is_orphan
 from llamafw.engine.prompt_cache import Entry
 from llamafw.engine.slots import common_prefix, last_cut
 from llamafw.engine.state_files import PROMPT, StateHead
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 _MAX_PENDING_BYTES = 2**30  # of states that wait to be written; a state that comes when there are more is dropped
 _NAME = re.compile("[0-9a-f]{16}-[0-9a-f]{32}[.]prompt")
 _SETTLED_SECONDS = 2.0  # the time of a folder may not change with a file if that comes sooner after the last change
-_ORPHAN_SECONDS = 600.0  # temporary files are deleted if nothing was written for as long: their server was killed
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -228,9 +228,8 @@ class DiskCache:
     def _make_space(self, n_bytes: int) -> None:
         """Delete the least recently used files, of whatever model, until there is space for another one."""
         files, n_used = [], 0
-        now = time.time()
         for file, status in self._files():
-            if file.name.startswith(PROMPT.prefix) and now - status.st_mtime > _ORPHAN_SECONDS:
+            if is_orphan(file.name, status.st_mtime, PROMPT.prefix):
                 self._delete(file.name)
                 continue
             n_used += status.st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llamafw.engine import state_files
+from llamafw.engine.atomic_files import remove_orphans
 from llamafw.engine.prompt_cache import Entry
 from llamafw.engine.state_files import SLOT
 from llamafw.errors import GenerationError, RequestError
@@ -14,18 +15,21 @@ from llamafw.types import Bytes, Ints, Strengths
 def write(path: Path, fingerprint: bytes, tokens: Ints, state: Bytes, adapters: Strengths) -> int:
     """Write the file atomically; return its size in bytes.
 
-    Its folder is created again if somebody has removed it.
+    Its folder is created again if somebody has removed it, and temporary files of servers that were killed are removed.
 
     Raises
     ------
     RequestError
-        The path is a folder.
+        The path is a folder, or the name of a temporary file.
     GenerationError
         The file cannot be written.
     """
+    if path.name.startswith(SLOT.prefix):
+        raise RequestError(f"Invalid filename: {SLOT.prefix} begins the names of temporary files", param="filename")
     entry = Entry(tokens, state, adapters=adapters)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_orphans(path.parent, SLOT.prefix)
         state_files.write(path, SLOT, fingerprint, entry)
     except IsADirectoryError:
         raise RequestError("Invalid filename: it is a folder", param="filename") from None

@@ -146,3 +146,25 @@ def test_only_settings_errors_are_usage_errors() -> None:
 def test_help_and_version_exit_with_0(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device stands for a full disk")
+@pytest.mark.parametrize("argv", [["version"], ["spec"]])
+def test_output_that_cannot_be_written_exits_with_1(argv: list[str]) -> None:
+    command = [sys.executable, "-m", "llamafw", *argv]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "llamafw: the output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["version"], ["spec"]])
+def test_output_that_nobody_reads_exits_with_0(argv: list[str]) -> None:
+    command = [sys.executable, "-m", "llamafw", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, "Error" in error) == (0, False)

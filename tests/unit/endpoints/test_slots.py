@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -116,6 +118,17 @@ async def test_removed_folder_of_slots_is_created_again(opened: Open, tmp_path: 
         response = await client.post("/slots/0?action=save", json={"filename": "a"})
     assert response.status_code == 200
     assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+async def test_temporary_files_of_killed_servers_are_removed(opened: Open, tmp_path: Path) -> None:
+    async with opened(slot_save_path=str(tmp_path)) as client:
+        for name, age in ((".slot-1", 3600), (".slot-2", 0), ("slot-3", 3600), (".prompt-4", 3600)):
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (time.time() - age,) * 2)
+        assert (await client.post("/slots/0?action=save", json={"filename": "a"})).status_code == 200
+        refused = await client.post("/slots/0?action=save", json={"filename": ".slot-mine"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "filename")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".prompt-4", ".slot-2", "a", "slot-3"]
 
 
 @pytest.mark.inventory("E-210", "E-211", "R-21", "R-06")
