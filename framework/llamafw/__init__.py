@@ -61,6 +61,7 @@ from llamafw.interfaces import (
     ToolParserPlugin,
     WithHidden,
 )
+from llamafw.models.part_files import part_files
 from llamafw.sampling.largest import largest_indices
 from llamafw.sampling.reasoning import visible_tokens
 from llamafw.sampling.sampler_kernels import SamplerKernel, SamplerKernelFunction, compile_sampler_kernel
@@ -207,6 +208,7 @@ __all__ = [
     "NotSupported",
     "open_context",
     "Operator",
+    "part_files",
     "PluginError",
     "PluginInfo",
     "Pooling",

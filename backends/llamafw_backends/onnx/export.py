@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from llamafw import BackendContext, LlamafwError, Settings, SettingsError, Tokenizer, open_context
+from llamafw import (
+    BackendContext,
+    LlamafwError,
+    ModelError,
+    Settings,
+    SettingsError,
+    Tokenizer,
+    open_context,
+    part_files,
+)
 from llamafw import graph as g
 from llamafw_backends.onnx.backend import start_lowering
 from llamafw_backends.onnx.code_products import add_codes
@@ -26,7 +35,7 @@ from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
 from llamafw_backends.onnx.placement import choose_device, support_of
 from llamafw_backends.onnx.providers import PROVIDERS
 
-MODEL, WEIGHTS, DESCRIPTION, TOKENIZER = "model.onnx", "model.onnx.data", "model.json", "tokenizer.json"
+FILES = MODEL, WEIGHTS, DESCRIPTION, TOKENIZER = "model.onnx", "model.onnx.data", "model.json", "tokenizer.json"
 ALIGNMENT = 4096  # bytes, so that the weights can be mapped into memory
 
 FLOAT, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
@@ -52,10 +61,12 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--cache-type", choices=("f32", "f16"), default="f16", help="type of keys and values (default: f16)"
     )
+    parser.add_argument("--force", action="store_true", help="replace the model that is in DIR")
     parser.add_argument("--plugin", metavar="NAME", action="append", default=[], help="load an additional plugin")
     args = parser.parse_args(argv)
     if args.ctx_size is not None and args.ctx_size < 1:
         raise SettingsError(f"export: -c {args.ctx_size} is not a number of positions")
+    check_folder(args.folder, force=args.force)
 
     settings = Settings(
         model=args.model,
@@ -66,17 +77,52 @@ def run(argv: list[str]) -> int:
         extra={"onnx_provider": args.onnx_provider},
     )
     context, tokenizer = open_context(settings, args.plugin)
-    size = export(context, tokenizer, args.folder)
+    size = export(context, tokenizer, args.folder, force=args.force)
     print(f"{args.folder}: {MODEL} with {size / 1e6:,.1f} MB of weights, {DESCRIPTION}")
-    if write_tokenizer(tokenizer, args.folder):
+    if (args.folder / TOKENIZER).exists():
         print(f"{args.folder}: {TOKENIZER}")
     else:
         print(f"no {TOKENIZER}: the library tokenizers cannot do the same as this model's tokenizer")
     return 0
 
 
-def export(context: BackendContext, tokenizer: Tokenizer, folder: Path) -> int:
-    """Write the model and its description to a folder; return the size of the weights in bytes."""
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Raise ModelError if a model cannot be written to a folder because of what is there."""
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is not a folder")
+    for path in (folder / name for name in FILES):
+        if path.is_dir():
+            raise ModelError(f"{path} is a folder; choose another DIR")
+        if path.exists() and not force:
+            raise ModelError(f"{path} exists; --force replaces the model in {folder}")
+
+
+def export(context: BackendContext, tokenizer: Tokenizer, folder: Path, *, force: bool = False) -> int:
+    """Write the model, its description, and its tokenizer if that can be a ``tokenizer.json``, to a folder.
+
+    Parameters
+    ----------
+    context : BackendContext
+        The model.
+    tokenizer : Tokenizer
+        Its tokenizer.
+    folder : Path
+        The folder; it is created.
+    force : bool
+        Replace the model that is in the folder.
+
+    Returns
+    -------
+    int
+        The size of the weights in bytes.
+
+    Raises
+    ------
+    ModelError
+        There is a model in the folder, or the files cannot be written. Nothing is left of them, and an earlier model
+        stays as it is.
+    """
+    check_folder(folder, force=force)
     support = support_of(choose_device(context))
     n_ctx = context.options.n_ctx or context.graph.n_ctx_train
     builder = ExportBuilder(support.float_type)
@@ -88,32 +134,36 @@ def export(context: BackendContext, tokenizer: Tokenizer, folder: Path) -> int:
     if unknown:
         raise LlamafwError(f"export: the inputs {', '.join(sorted(unknown))} cannot be computed in the model")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    locations, size = write_weights(builder.weights, folder)
-    (folder / MODEL).write_bytes(builder.build(locations).SerializeToString())
-    description = describe(lowering, tokenizer)
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    description = json.dumps(describe(lowering, tokenizer), indent=2) + "\n"
+    locations, size = place_weights(builder.weights)
+    model, to_json = builder.build(locations).SerializeToString(), getattr(tokenizer, "to_json", None)
+    try:
+        with part_files([folder / name for name in FILES], len(model) + size) as parts:
+            parts[0].write_bytes(model)
+            write_weights(builder.weights, locations, parts[1])
+            parts[2].write_text(description, encoding="utf-8")
+            if to_json is not None:
+                parts[3].write_text(to_json(), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{folder}: the model cannot be written: {error.strerror or error}") from error
     return size
 
 
-def write_weights(weights: Mapping[str, Array], folder: Path) -> tuple[dict[str, tuple[str, int]], int]:
-    """Write the weights one after the other; return their places, and the size of the file in bytes."""
-    locations = {}
-    with (folder / WEIGHTS).open("wb") as file:
+def place_weights(weights: Mapping[str, Array]) -> tuple[dict[str, tuple[str, int]], int]:
+    """Return where each weight is in the file that has all of them, and the size of that file in bytes."""
+    locations, end = {}, 0
+    for name, array in weights.items():
+        start = -(-end // ALIGNMENT) * ALIGNMENT
+        locations[name], end = (WEIGHTS, start), start + array.nbytes
+    return locations, end
+
+
+def write_weights(weights: Mapping[str, Array], locations: Mapping[str, tuple[str, int]], path: Path) -> None:
+    """Write weights to a file, each to its place."""
+    with path.open("wb") as file:
         for name, array in weights.items():
-            file.write(bytes(-file.tell() % ALIGNMENT))
-            locations[name] = (WEIGHTS, file.tell())
+            file.write(bytes(locations[name][1] - file.tell()))
             file.write(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
-        return locations, file.tell()
-
-
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> bool:
-    """Write the tokenizer if it can be written as ``tokenizer.json``; return whether it can."""
-    to_json = getattr(tokenizer, "to_json", None)
-    if to_json is None:
-        return False
-    (folder / TOKENIZER).write_text(to_json(), encoding="utf-8")
-    return True
 
 
 INPUTS = {

@@ -7,7 +7,6 @@ neither. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 
 from __future__ import annotations
 
-import shutil
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from llamafw.errors import ModelError
 from llamafw.models.gguf import DEFAULT_ALIGNMENT, MAGIC
 from llamafw.models.gguf_values import ARRAY, BOOL, NUMBERS, STRING, RawValue
-from llamafw.models.part_files import part_file
+from llamafw.models.part_files import check_space, part_file
 from llamafw.types import Bytes
 
 VERSION = 3
@@ -71,10 +70,7 @@ def write_gguf(
     n_bytes = len(header) + (starts[-1] + tensors[-1].n_bytes if tensors else 0)
     try:
         with part_file(path) as part:
-            free = shutil.disk_usage(path.parent).free
-            if free < n_bytes:
-                needed = f"{n_bytes / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free on the disk"
-                raise ModelError(f"{path} needs {needed}")
+            check_space(path, n_bytes)
             with part.open("wb") as file:
                 file.write(header)
                 _write_tensors(file, tensors, starts, written)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from llamafw import ModelError
 from llamafw.cli.main import main
 from llamafw.models.end_signals import raised_signals
-from llamafw.models.part_files import part_file
+from llamafw.models.part_files import part_file, part_files
 from llamafw.testing.tiny import write_tiny_gguf
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals end a process on Windows without telling it")
+has_signals = pytest.mark.skipif(os.name == "nt", reason="signals end a process on Windows without telling it")
 
 WAITING = """
 import sys
@@ -66,8 +67,10 @@ def writing(folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-def test_signal_removes_the_incomplete_file(folder: Path, number: signal.Signals) -> None:
+@has_signals
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signal_removes_the_incomplete_file(folder: Path, name: str) -> None:
+    number = signal.Signals[name]
     with writing(folder) as process:
         process.send_signal(number)
         process.communicate(timeout=60)  # ends stdin
@@ -76,6 +79,7 @@ def test_signal_removes_the_incomplete_file(folder: Path, number: signal.Signals
     assert not (folder / "target.gguf").exists()
 
 
+@has_signals
 def test_next_command_removes_the_file_of_a_killed_one(folder: Path) -> None:
     with writing(folder) as process:
         process.kill()
@@ -106,6 +110,7 @@ def test_file_is_removed_if_the_block_raises(tmp_path: Path) -> None:
     assert [one.read_text() for one in tmp_path.iterdir()] == ["after"]
 
 
+@has_signals
 def test_ignored_and_handled_signals_stay_so() -> None:
     def handle(number: int, frame: object) -> None:
         raise AssertionError("nobody sends it")
@@ -121,8 +126,94 @@ def test_ignored_and_handled_signals_stay_so() -> None:
     assert during == after == (signal.SIG_IGN, handle)
 
 
+@has_signals
 def test_default_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with raised_signals():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
+
+
+# --- several files
+
+NAMES = ("main", "weights", "text")
+
+
+def read(folder: Path) -> dict[str, str]:
+    """Return the contents of all files of a folder, by name."""
+    return {one.name: one.read_text() for one in folder.iterdir()}
+
+
+def write(folder: Path, names: tuple[str, ...], text: str) -> None:
+    """Write some of the three files together."""
+    with part_files([folder / name for name in NAMES]) as parts:
+        for name, part in zip(NAMES, parts, strict=True):
+            if name in names:
+                part.write_text(text)
+
+
+@pytest.mark.parametrize("before", [(), NAMES, ("weights",), ("main", "text")])
+@pytest.mark.parametrize("after", [NAMES, ("main",), ("main", "weights")])
+def test_files_that_belong_together_replace_earlier_ones(
+    tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "new/folder"
+    if before:
+        write(folder, before, "before")
+        (folder / "other").write_text("of somebody else")
+    write(folder, after, "after")
+    others = {"other": "of somebody else"} if before else {}
+    assert read(folder) == dict.fromkeys(after, "after") | others
+
+
+@pytest.mark.parametrize("before", [(), NAMES])
+def test_earlier_files_stay_if_the_block_raises(tmp_path: Path, before: tuple[str, ...]) -> None:
+    folder = tmp_path / "folder"
+    if before:
+        write(folder, before, "before")
+
+    def fail() -> None:
+        with part_files([folder / name for name in NAMES]) as parts:
+            parts[0].write_text("after")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (read(folder) == dict.fromkeys(before, "before")) if before else not folder.exists()
+
+
+@pytest.mark.parametrize("before", [(), NAMES, ("main", "text")])
+def test_files_are_never_mixed(tmp_path: Path, before: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each renaming may fail, or be the last thing that a process does before it is killed."""
+    expected, states, failing = dict.fromkeys(before, "before"), list[dict[str, str]](), 0
+    real, n_calls = Path.replace, 0
+
+    def replace(self: Path, target: Path) -> Path:
+        nonlocal n_calls
+        n_calls += 1
+        states.append({name: text for name, text in read(tmp_path).items() if name in NAMES})
+        if n_calls == failing:
+            raise PermissionError("it is open in another process")
+        return real(self, target)
+
+    write(tmp_path, before, "before")
+    monkeypatch.setattr(Path, "replace", replace)
+    for failing in range(1, 4 + len(before)):
+        n_calls = 0
+        with pytest.raises(PermissionError):
+            write(tmp_path, NAMES, "after")
+        assert read(tmp_path) == expected
+    failing = n_calls = 0
+    write(tmp_path, NAMES, "after")
+    assert n_calls == 3 + len(before)
+    assert read(tmp_path) == dict.fromkeys(NAMES, "after")
+    assert len(states) >= 9
+    for state in states:
+        assert "main" not in state or state == expected
+
+
+def test_files_that_do_not_fit_on_the_disk_are_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with pytest.raises(ModelError, match=r"main needs 1152921504607 MB, but only \d+ MB are free on the disk"):
+        part_files([folder / name for name in NAMES], 2**60).__enter__()
+    assert not folder.exists()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +196,104 @@ def test_wrong_number_of_positions_is_refused(n_ctx: str, tmp_path: Path, capsys
 
     with pytest.raises(SettingsError, match=f"-c {n_ctx} is not a number of positions"):
         run(["smollm2-135m", str(tmp_path), "-c", n_ctx])
+
+
+# --- what is there, and what is left
+
+
+@pytest.fixture
+def folder(write_model: Any, tmp_path: Path) -> Path:
+    """A folder with an exported model."""
+    assert main(["export", str(write_model()), str(tmp_path / "exported")]) == 0
+    return tmp_path / "exported"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder."""
+    return {one.name: one.read_bytes() for one in folder.iterdir()}
+
+
+def test_earlier_export_is_replaced_only_with_a_flag(
+    folder: Path, write_model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(folder)
+    assert set(before) == {"model.onnx", "model.onnx.data", "model.json", "tokenizer.json"}
+    other = str(write_model(tokenizer="llama", n_layer=1))
+    assert main(["export", other, str(folder)]) == 1
+    assert f"{folder / 'model.onnx'} exists; --force replaces the model in {folder}" in capsys.readouterr().err
+    assert contents(folder) == before
+
+    (folder / "README").write_text("mine")
+    assert main(["export", other, str(folder), "--force"]) == 0
+    after = contents(folder)
+    assert set(after) == {"model.onnx", "model.onnx.data", "model.json", "README"}  # that of the first is gone
+    assert all(after[name] != before[name] for name in ("model.onnx", "model.onnx.data"))
+    assert Exported(folder).run(TOKENS, "logits").shape[0] == len(TOKENS)
+
+
+def test_folder_that_cannot_be_used_is_refused_before_the_model_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "model.json").mkdir()
+    for folder, words in (("file", "is not a folder"), (".", "model.json is a folder; choose another DIR")):
+        assert main(["export", "missing.gguf", str(tmp_path / folder), "--force"]) == 1
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_full_disk_leaves_what_was_there(
+    folder: Path,
+    write_model: Any,
+    is_new: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from llamafw_backends.onnx import export as module
+
+    def fail(weights: Any, locations: Any, path: Path) -> None:
+        path.write_bytes(b"half of the weights")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "write_weights", fail)
+    before, target = contents(folder), folder.parent / "new" if is_new else folder
+    assert main(["export", str(write_model()), str(target), "--force"]) == 1
+    assert f"llamafw: {target}: the model cannot be written: No space left on device" in capsys.readouterr().err
+    assert contents(folder) == before
+    assert not (folder.parent / "new").exists()
+
+
+WAITING = """
+import sys
+from llamafw import hookimpl
+
+def wait(weights, locations, path):
+    path.write_bytes(b"half of the weights")
+    print("writing", flush=True)
+    sys.stdin.read()
+
+@hookimpl
+def register_quants(register):
+    from llamafw_backends.onnx import export
+    export.write_weights = wait
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals end a process on Windows without telling it")
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signal_leaves_what_was_there(folder: Path, write_model: Any, is_new: bool, name: str) -> None:
+    number, before = signal.Signals[name], contents(folder)
+    target = folder.parent / "new" if is_new else folder
+    (plugin := folder.parent / "waiting.py").write_text(WAITING)
+    words = "export", write_model(), target, "--force", "--plugin", plugin
+    command = [sys.executable, "-m", "llamafw", *map(str, words)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(number)
+        process.communicate(timeout=60)  # ends stdin
+    assert line == "writing\n"
+    assert process.returncode == (130 if name == "SIGINT" else -number)
+    assert contents(folder) == before
+    assert not (folder.parent / "new").exists()
