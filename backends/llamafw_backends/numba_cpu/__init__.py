@@ -17,12 +17,9 @@ placement, options, backend.
 
 from __future__ import annotations
 
-import logging
 from argparse import ArgumentParser
 
-from llamafw import App, Backend, BackendContext, Model, Register, Settings, SettingsError, hookimpl
-
-log = logging.getLogger(__name__)
+from llamafw import Backend, BackendContext, Model, Register, Settings, hookimpl
 
 
 class NumbaFactory:
@@ -49,6 +46,11 @@ class NumbaFactory:
 
         return [{"LLAMAFW_ISA": name} for name, isa in INSTRUCTION_SETS.items() if isa.available()]
 
+    def given_flags(self, settings: Settings) -> list[str]:
+        """Return the flag of this backend, if it is given."""
+        name = settings.extra.get("numba_activations")
+        return [f"--numba-activations {name}"] if name else []
+
 
 open_model = NumbaFactory()
 
@@ -74,16 +76,4 @@ def add_options(parser: ArgumentParser) -> None:
 @hookimpl(tryfirst=True)
 def choose_backend(model: Model, settings: Settings) -> str | None:
     """Choose this backend if its flag is given."""
-    if not settings.extra.get("numba_activations"):
-        return None
-    if settings.extra.get("onnx_provider"):
-        raise SettingsError("--numba-activations and --onnx-provider select different backends: give one of them")
-    return "numba"
-
-
-@hookimpl
-def model_loaded(model: Model, app: App) -> None:
-    """Warn if the flag of this backend is given, but ``--backend`` names another one."""
-    name, backend = app.settings.extra.get("numba_activations"), app.settings.backend
-    if name and backend not in (None, "numba"):
-        log.warning("--numba-activations %s has no effect with --backend %s", name, backend)
+    return "numba" if settings.extra.get("numba_activations") else None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from llamafw import App, Backend, BackendContext, Model, Register, Settings, SettingsError, hookimpl
+from llamafw import Backend, BackendContext, Model, Register, Settings, SettingsError, hookimpl
 
 PROVIDER_NAMES = ("cuda", "directml", "webgpu", "cpu")
 """The values of ``--onnx-provider`` besides ``auto``."""
@@ -48,6 +48,13 @@ class OnnxFactory:
         from llamafw_backends.onnx.step_text import describe_step  # here, as above
 
         return describe_step(context)
+
+    def given_flags(self, settings: Settings) -> list[str]:
+        """Return the flags of this backend that are given; ``auto`` leaves the choice of the provider to it."""
+        values = {
+            f"--{name.replace('_', '-')}": settings.extra.get(name) for name in ("onnx_provider", "onnx_activations")
+        }
+        return [f"{flag} {value}" for flag, value in values.items() if value not in (None, "auto")]
 
 
 open_model = OnnxFactory()
@@ -149,11 +156,3 @@ def _is_installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-
-@hookimpl
-def model_loaded(model: Model, app: App) -> None:
-    """Warn if a provider is named, but ``--backend`` names another backend."""
-    name, backend = provider_name(app.settings.extra), app.settings.backend
-    if name != "auto" and backend not in (None, "onnx"):
-        log.warning("--onnx-provider %s has no effect with --backend %s", name, backend)

@@ -138,13 +138,41 @@ def choose_tool_parser(chat: ChatFormat, settings: Settings, plugins: Plugins) -
 
 
 def choose_backend(model: Model, settings: Settings, plugins: Plugins) -> str:
-    """Return the name of the backend that ``--backend`` names or plugins choose for the model."""
+    """Return the name of the backend that ``--backend`` names or plugins choose for the model.
+
+    Raises
+    ------
+    SettingsError
+        There is no such backend, or a flag is given that only another one has.
+    """
     backends = plugins.registry("backend")
     chosen = settings.backend or plugins.call_first("choose_backend", model=model, settings=settings)
     name = str(chosen or DEFAULT_BACKEND)
     if name not in backends:
         raise SettingsError(f"--backend: no plugin provides the backend {name!r}{backends.suggest(name)}")
+    if found := find_unused_flag(name, settings, plugins):
+        flag, owner = found
+        raise SettingsError(f"{flag}: only the backend {owner!r} has this flag, but {name!r} runs the model")
     return name
+
+
+def find_unused_flag(backend: str | None, settings: Settings, plugins: Plugins) -> tuple[str, str] | None:
+    """Return a flag that is given for another backend, and the name of that backend; None if there is no such flag.
+
+    Parameters
+    ----------
+    backend : str or None
+        The name of the backend that runs the model, if one does.
+    settings : Settings
+        All settings.
+    plugins : Plugins
+        All plugins.
+    """
+    for name, factory in plugins.registry("backend").items():
+        if name != backend and hasattr(factory, "given_flags"):
+            for flag in factory.given_flags(settings):
+                return flag, name
+    return None
 
 
 def make_context(

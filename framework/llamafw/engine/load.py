@@ -21,6 +21,7 @@ from llamafw.engine.components import (
     choose_backend,
     choose_chat_format,
     choose_tool_parser,
+    find_unused_flag,
     make_backend,
     make_context,
     make_tokenizer,
@@ -144,7 +145,7 @@ def load_model(
         raise SettingsError(f"{REQUANTIZE}: matrices cannot be rounded, because a plugin's engine runs this model")
     elif settings.drafters:
         raise SettingsError("--spec-type: drafts cannot be verified, because a plugin's engine runs this model")
-    elif flag := _engine_flag(settings):
+    elif flag := _engine_flag(settings, plugins):
         raise SettingsError(f"{flag}: not possible, because a plugin's engine runs this model")
     elif inputs.preload is not None:
         raise SettingsError(
@@ -359,15 +360,16 @@ def make_system_prompt(text: str, tokenizer: Tokenizer) -> SystemPrompt:
     return SystemPrompt(text, tuple(tokens))
 
 
-def _engine_flag(settings: Settings) -> str | None:
-    """Return a flag of the settings that only the built-in engine knows."""
+def _engine_flag(settings: Settings, plugins: Plugins) -> str | None:
+    """Return a flag of the settings that only the built-in engine or a backend knows."""
     given = {
         "--cache-disk": settings.cache_disk is not None,
         "--cache-reuse": settings.cache_reuse,
         "--sleep-idle-seconds": settings.sleep_idle_seconds >= 0,
         "--fit": settings.fit,
     }
-    return next((flag for flag, is_given in given.items() if is_given), None)
+    flag, _ = find_unused_flag(None, settings, plugins) or (None, "")
+    return next((flag for flag, is_given in given.items() if is_given), flag)
 
 
 def _check_grammar(engine: BatchingEngine, grammar: GrammarSource) -> None:

@@ -307,4 +307,7 @@ BackendFactory = Callable[[BackendContext], Backend]
 It may have a method ``describe_step(context)``, which returns what the backend makes of the model's graph, as text.
 ``llamafw graph MODEL --step`` prints it. If its attribute ``has_own_memory`` is True, weights and caches are not in the
 memory of this process, and the server does not check that they fit.
+
+It may have a method ``given_flags(settings)``, which returns the flags that are given and that only this backend has,
+with their values, such as ``--size 5``. If another backend runs the model, they are an error.
 """

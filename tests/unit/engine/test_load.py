@@ -236,6 +236,7 @@ def test_plugin_engine_needs_no_backend_or_architecture(tmp_path: Path) -> None:
         "--cache-reuse": {"cache_reuse": 1},
         "--sleep-idle-seconds": {"sleep_idle_seconds": 0},
         "--fit": {"fit": True},
+        "--numba-activations int8": {"extra": {"numba_activations": "int8"}},
     }
     for flag, settings in flags.items():
         with pytest.raises(SettingsError, match=f"{flag}: not possible, because a plugin's engine runs this model"):

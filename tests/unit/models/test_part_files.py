@@ -198,8 +198,8 @@ def test_files_are_never_mixed(tmp_path: Path, before: tuple[str, ...], monkeypa
 
     write(tmp_path, before, "before")
     monkeypatch.setattr(Path, "replace", replace)
-    for failing in range(1, 4 + len(before)):
-        n_calls = 0
+    for n in range(1, 4 + len(before)):
+        failing, n_calls = n, 0
         with pytest.raises(PermissionError):
             write(tmp_path, NAMES, "after")
         assert read(tmp_path) == expected

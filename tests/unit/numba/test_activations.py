@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from llamafw import Model, Settings, SettingsError
-from llamafw.engine.components import choose_backend
-from llamafw.plugins import Plugins
 from llamafw.testing.batches import logits
 from llamafw.testing.reference import kl, reference, top1_agreement
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.numba_cpu import model_loaded
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from support.numba_backend import open_backend
 from support.prose import PROSE, read_tokenizer
@@ -69,19 +64,6 @@ def test_extreme_activations_do_not_change_those_of_other_tokens(monkeypatch: py
 
         exact = multiply("Q8_0", extreme, "int15")[-1][2, :N_ROWS]
         np.testing.assert_allclose(products[2, :N_ROWS], exact, rtol=1e-3)
-
-
-def test_the_flag_selects_this_backend(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    extra = {"numba_activations": "int8"}
-    model, plugins = Model(tmp_path, {}, {}, 0), Plugins()
-    assert choose_backend(model, Settings(extra=extra), plugins) == "numba"
-    with pytest.raises(SettingsError, match="^--numba-activations and --onnx-provider select different backends"):
-        choose_backend(model, Settings(extra=extra | {"onnx_provider": "cuda"}), plugins)
-
-    for backend, is_ignored in ((None, False), ("numba", False), ("fake", True)):
-        caplog.clear()
-        model_loaded(model, SimpleNamespace(settings=Settings(extra=extra, backend=backend)))
-        assert ("--numba-activations int8 has no effect with --backend fake" in caplog.text) == is_ignored
 
 
 @pytest.mark.slow
