@@ -42,7 +42,7 @@ def is_adapter(path: Path) -> bool:
 
 
 def open_adapter(path: Path, base: Path | None, conversions: Mapping[str, Convert]) -> Model:
-    """Open an adapter.
+    """Open an adapter, and read it into memory.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def open_adapter(path: Path, base: Path | None, conversions: Mapping[str, Conver
         )
     class_name, conversion = find_conversion(read_config(folder), conversions)
 
-    pairs = _scaled(_pairs(path, read_safetensors(path)), config, alpha)
+    pairs = _scaled(_pairs(path, read_safetensors(path, mapped=False)), config, alpha)
     tensors: dict[str, Tensor] = {}
     for group in _groups(pairs):
         if _is_embedding(group):

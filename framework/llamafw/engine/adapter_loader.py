@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +72,21 @@ class AdapterLoader:
         adaptation, model = found[0]
         return replace(self.context, model=model, graph=graph), adaptation.scales
 
+    def check_file(self, path: Path) -> None:
+        """Check that an adapter can be read into memory, as far as its files exist.
+
+        Raises
+        ------
+        Unavailable
+            They do not fit into the memory that is free.
+        """
+        if self.free_memory is None:
+            return
+        with suppress(OSError, RuntimeError, ValueError):  # `read_lora` says what is wrong
+            path = path.expanduser()
+            files = path.glob("*.safetensors") if path.is_dir() else [path]
+            _check_free(sum(one.stat().st_size for one in files), self.free_memory())
+
     def check_memory(self, adapted: BackendContext | None) -> None:
         """Check that a backend can have other adapters, besides those that it keeps until these are ready.
 
@@ -83,11 +99,15 @@ class AdapterLoader:
             return
         model, options = self.context.model, self.context.options
         needed = adapter_bytes(model, adapted.model, adapted.graph, options, have_been_read=True).total
-        n_free = self.free_memory()
-        if needed > n_free:
-            raise Unavailable(
-                f"the adapters would need about {mib(needed)} of memory while they load, but {mib(n_free)} are free"
-            )
+        _check_free(needed, self.free_memory())
+
+
+def _check_free(n_needed: int, n_free: int) -> None:
+    """Raise Unavailable if adapters need more memory than is free."""
+    if n_needed > n_free:
+        raise Unavailable(
+            f"the adapters would need about {mib(n_needed)} of memory while they load, but {mib(n_free)} are free"
+        )
 
 
 def open_adapters(

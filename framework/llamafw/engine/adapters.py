@@ -152,8 +152,8 @@ class Adapters:
             return known
         for i, (id, _) in enumerate(choice):
             if id not in known:
-                numbers = f"there are {', '.join(map(str, known))}" if known else "none is loaded"
-                raise RequestError(f"{_NAMES[kind]} {id} does not exist: {numbers}", param=f"{field}{i}.id")
+                others = f"; loaded: {', '.join(map(str, known))}" if known else ": none is loaded"
+                raise RequestError(f"{_NAMES[kind]} {id} does not exist{others}", param=f"{field}{i}.id")
         return dict(choice)
 
     def are_loaded(self, strengths: Strengths) -> bool:
@@ -177,6 +177,7 @@ class Adapters:
         loader = self._get_loader()
         async with self._lock:
             try:
+                await asyncio.to_thread(loader.check_file, path)
                 file = await asyncio.to_thread(loader.read_lora, path)
                 entry = Entry("lora", self._n_ids["lora"], scale, file)
                 await self._replace((*self._entries, entry), check=loader.check_memory)

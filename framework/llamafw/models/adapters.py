@@ -2,6 +2,9 @@
 
 LoRA adapters are GGUF files (https://github.com/ggml-org/llama.cpp/blob/master/src/llama-adapter.cpp) or folders of
 PEFT, see `llamafw.checkpoints.lora`. Control vectors are GGUF files with a tensor ``direction.N`` for each layer N.
+
+Files are read into memory, because users replace adapters while a server runs: whenever another adapter is loaded, the
+ones before are needed again as they were.
 """
 
 from __future__ import annotations
@@ -195,7 +198,7 @@ def _find(path: Path) -> Path:
 def _read_file(path: Path, quants: Mapping[str, Quant]) -> Model:
     if path.is_dir():
         raise ModelError(f"the adapter {path} is a folder without adapter_config.json")
-    return read_gguf(path, quants, ())
+    return read_gguf(path, quants, mapped=False)
 
 
 def _check_kind(file: Model, model: Model) -> None:

@@ -136,6 +136,18 @@ def test_all_matrices_of_llama_are_converted(tmp_path: Path) -> None:
     assert len(open_adapter(folder, None, conversions()).tensors) == 2 * len(matrices(base))
 
 
+def test_adapter_stays_as_it_was_when_its_file_is_overwritten(tmp_path: Path) -> None:
+    _, folder = write_llama(tmp_path)
+    adapter = open_adapter(folder, None, conversions())
+    before = {name: tensor.data.copy() for name, tensor in adapter.tensors.items()}
+    with (path := folder / "adapter_model.safetensors").open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert before
+    for name, tensor in adapter.tensors.items():
+        np.testing.assert_array_equal(tensor.data, before[name])
+        assert tensor.held_bytes == tensor.n_bytes
+
+
 def test_file_has_the_keys_of_llama_cpp(tmp_path: Path) -> None:
     base, folder = write_llama(tmp_path, base_model_name_or_path="somebody/model")
     target = tmp_path / "adapter.gguf"

@@ -81,7 +81,7 @@ def test_what_is_loaded_beside_the_model_is_counted(
         "reranking model",
     ]
     assert parts["draft model"]["cache"] * 2 == parts["model"]["cache"]  # it has half of the layers
-    assert parts["adapters"]["weights"] == 4 * 16 * (128 + 64)
+    assert parts["adapters"]["weights"] == 2 * 4 * 16 * (128 + 64)  # also as they are in the file
     assert parts["reranking model"]["cache"] * 4 == parts["draft model"]["cache"]  # 256 of 1024 positions
 
     assert main(argv) == 0
