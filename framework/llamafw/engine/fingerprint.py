@@ -48,6 +48,13 @@ def fingerprint(model: Model, graph: Graph, options: BackendOptions, backend_nam
         "states": [(state.per_position, state.fixed, state.window) for state in states(graph)],
     }
     digest.update(repr(facts).encode())
+    digest.update(hash_tensors(model))
+    return digest.digest()
+
+
+def hash_tensors(model: Model) -> bytes:
+    """Return a hash of a model's tensors, 32 bytes; see `fingerprint` for what it covers of large ones."""
+    digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(model.tensors.items()):
         _add_tensor(digest, name, tensor)
     return digest.digest()

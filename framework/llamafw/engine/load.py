@@ -31,7 +31,7 @@ from llamafw.engine.disk_cache import DiskCache
 from llamafw.engine.drafters import check_prediction, create_drafters, needs_hidden
 from llamafw.engine.engine import BatchingEngine
 from llamafw.engine.engine_options import EngineOptions
-from llamafw.engine.fingerprint import fingerprint
+from llamafw.engine.fingerprint import fingerprint, hash_tensors
 from llamafw.engine.machine_memory import read_memory
 from llamafw.engine.memory_companions import find_companions, with_adapters
 from llamafw.engine.memory_estimate import NO_COMPANIONS, Companions, PartBytes
@@ -48,7 +48,7 @@ from llamafw.graph import Graph
 from llamafw.interfaces import Backend, BackendContext, SamplerContext, Tokenizer
 from llamafw.interfaces.members import check_members
 from llamafw.models.check_tensors import check_tensors
-from llamafw.models.file_pages import release_file_pages
+from llamafw.models.file_pages import check_file_sizes, release_file_pages
 from llamafw.models.find import find_model, model_id
 from llamafw.models.gguf import read_gguf
 from llamafw.models.overrides import apply_overrides
@@ -279,8 +279,8 @@ def load_backend(
 ) -> Backend:
     """Return a backend with the model loaded and warmed up; it can be unloaded if the settings want that.
 
-    Then it is loaded again only if it still fits into the memory that is free, with its companions and the adapters
-    that it has by then.
+    Then it is loaded again only if its file has not changed and it still fits into the memory that is free, with its
+    companions and the adapters that it has by then.
     """
 
     def load(adapted: BackendContext | None) -> Backend:
@@ -294,7 +294,12 @@ def load_backend(
     if not settings.mmap:
         raise SettingsError("--sleep-idle-seconds: a model that is loaded with --no-mmap cannot leave the memory")
 
+    content = hash_tensors(context.model)
+
     def load_if_it_fits(adapted: BackendContext | None) -> Backend:
+        check_file_sizes(context.model)
+        if hash_tensors(context.model) != content:
+            raise ModelError(f"{context.model.path}: the file was overwritten while the model was in use")
         if not has_own_memory(name, plugins):
             beside = with_adapters(companions, context, adapted)
             check_memory(context.model, context.graph, settings, companions=beside)

@@ -1,4 +1,4 @@
-"""Lets the memory of a mapped model file go.
+"""Lets the memory of mapped model files go, and finds out whether they can be read again.
 
 The pages of the file stay in the cache of the operating system as long as that has space for them.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llamafw.checkpoints import ConvertedTensor
+from llamafw.errors import ModelError
 from llamafw.models.requantize import RequantizedTensor
 from llamafw.types import Model, Tensor
 
@@ -19,9 +20,18 @@ def release_file_pages(model: Model) -> None:
     advice = getattr(mmap, "MADV_DONTNEED", None)
     if advice is None:  # Windows has no such call, and trims the pages of idle processes itself
         return
-    maps = {id(found): found for tensor in model.tensors.values() for found in _maps(tensor)}
-    for found in maps.values():
+    for found in _all_maps(model):
         found.madvise(advice)
+
+
+def check_file_sizes(model: Model) -> None:
+    """Raise ModelError if a mapped file has become shorter; reading its end would end the process."""
+    if any(found.size() < len(found) for found in _all_maps(model)):
+        raise ModelError(f"{model.path}: the file was truncated while the model was in use")
+
+
+def _all_maps(model: Model) -> list[mmap.mmap]:
+    return list({id(found): found for tensor in model.tensors.values() for found in _maps(tensor)}.values())
 
 
 def _maps(tensor: Tensor) -> Iterator[mmap.mmap]:

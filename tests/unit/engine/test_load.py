@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -294,5 +295,38 @@ def test_model_is_loaded_again_only_if_it_still_fits(tiny: Path, monkeypatch: py
         backend.load()
     assert not backend.is_loaded
     n_free = 2**40
+    backend.load()
+    assert backend.is_loaded
+
+
+@pytest.mark.skipif(os.name == "nt", reason="mapped files cannot be changed on Windows")
+def test_model_is_loaded_again_only_if_its_file_has_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_gguf(tmp_path / "m.gguf")
+    data = path.read_bytes()
+    monkeypatch.setattr(load, "make_backend", lambda *given: ToyBackend())
+    plugins, settings = Plugins(), Settings(sleep_idle_seconds=0, warmup=False)
+    model = load.open_model(path, settings, plugins)
+    context = make_context(model, build_graph(model, plugins), settings, plugins, lambda line: None)
+    backend: Any = load.load_backend("numba", context, settings, plugins)
+
+    def overwrite(contents: bytes) -> None:
+        with path.open("r+b") as file:  # as cp does; the file is the same
+            file.truncate(len(contents))
+            file.write(contents)
+
+    half = len(data) // 2
+    for contents, words in ((data[:half], "truncated"), (data[:half] + bytes(len(data) - half), "overwritten")):
+        backend.unload()
+        overwrite(contents)
+        with pytest.raises(ModelError, match=f"the file was {words} while the model was in use"):
+            backend.load()
+        overwrite(data)
+        backend.load()
+    backend.unload()
+    path.write_bytes(data)
+    (other := tmp_path / "other.gguf").write_bytes(data[:half])
+    other.replace(path)  # the mapped file is still there
     backend.load()
     assert backend.is_loaded
