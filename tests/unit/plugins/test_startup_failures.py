@@ -32,13 +32,13 @@ def build_document(plugins: Plugins) -> Any:
 def run(site: Site, *argv: str) -> subprocess.CompletedProcess[str]:
     """Run ``llamafw`` where the distributions of the site are installed.
 
-    Lines about slow imports, which a busy machine adds, are left out of stderr.
+    Lines about slow imports and hooks, which a busy machine adds, are left out of stderr.
     """
     command = [sys.executable, "-m", "llamafw", *argv]
     environ = {"PYTHONPATH": str(site.folder)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     lines = done.stderr.splitlines(keepends=True)
-    done.stderr = "".join(line for line in lines if not re.search(r" took \d+ ms in its import$", line))
+    done.stderr = "".join(line for line in lines if not re.search(r" took \d+ ms in (its import|\w+)$", line))
     return done
 
 
