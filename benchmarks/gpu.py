@@ -50,6 +50,7 @@ TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(60)]
 CUTS = ([60], [7, 20, 1, 13, 19])  # numbers of tokens per batch
 
 PROMPT, N_DECODED = 512, 64
+N_CANDIDATES = 40  # per token, as with the default of top_k
 N_CTX = 1024  # positions per slot
 COPY_BYTES = 2**28
 
@@ -66,8 +67,13 @@ class Size:
     n_vocab: int
 
 
-SIZES = {"1.5b": Size(1536, 28, 12, 2, 8960, 151_936), "tiny": Size(256, 4, 4, 2, 768, 2048)}
-"""Those of Qwen 2.5 1.5B, and of a model for a first try."""
+SIZES = {
+    "1.5b": Size(1536, 28, 12, 2, 8960, 151_936),
+    "8b": Size(4096, 32, 32, 8, 14_336, 128_256),
+    "32b": Size(5120, 64, 40, 8, 27_648, 152_064),
+    "tiny": Size(256, 4, 4, 2, 768, 2048),
+}
+"""Those of Qwen 2.5 1.5B, Llama 3.1 8B and Qwen 2.5 32B, and of a model for a first try."""
 
 
 def main() -> int:
@@ -76,6 +82,8 @@ def main() -> int:
     parser.add_argument("--provider", default="auto", help="the value of --onnx-provider (default: auto)")
     parser.add_argument("--size", choices=tuple(SIZES), default="1.5b", help="parameters of the model (default: 1.5b)")
     parser.add_argument("--clients", default="1,16,64", help="numbers of clients (default: 1,16,64)")
+    parser.add_argument("--skip-checks", action="store_true", help="do not compare tiny models with float64")
+    parser.add_argument("--skip-servers", action="store_true", help="do not measure servers")
     parser.add_argument("--skip-peer", action="store_true", help="do not measure llama.cpp")
     args = parser.parse_args()
     counts = [int(n) for n in args.clients.split(",")]
@@ -83,13 +91,14 @@ def main() -> int:
     started = time.monotonic()
     print(f"{machine()}; {gpu_name()}\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        wrong = check_architectures(Path(scratch), args.provider)
+        wrong = [] if args.skip_checks else check_architectures(Path(scratch), args.provider)
         path = Path(scratch) / "model.gguf"
         write_model(path, SIZES[args.size])
         measure_backend(path, args.provider, max(counts))
-        measure_server(path, args.provider, counts)
+        if not args.skip_servers:
+            measure_server(path, args.provider, counts)
         if not args.skip_peer:
-            measure_peer(path, counts)
+            measure_peer(path, [] if args.skip_servers else counts)
     print(f"\n{time.monotonic() - started:.0f} s")
     if wrong:
         print(f"WRONG: {', '.join(wrong)}", file=sys.stderr)
@@ -164,9 +173,13 @@ def write_model(path: Path, size: Size) -> None:
         }
     norms = ["output_norm", *(f"blk.{i}.{kind}_norm" for i in range(size.n_layer) for kind in ("attn", "ffn"))]
     tensors: dict[str, Any] = {f"{name}.weight": (np.ones(size.n_embd, np.float32), "F32") for name in norms}
+    made: dict[Any, Any] = {}  # all layers have the same numbers, which are stored, and read, once for each layer
     for name, shape in shapes.items():
         std = 1.0 if name == "token_embd.weight" else shape[1] ** -0.5
-        tensors[name] = random_tensor(rng, shape, "Q4_K", std), "Q4_K"
+        key = (name.rpartition("blk.")[2].partition(".")[2], shape)
+        if key not in made:
+            made[key] = random_tensor(rng, shape, "Q4_K", std)
+        tensors[name] = made[key], "Q4_K"
     metadata = vocabularies.gpt2(size.n_vocab) | {
         "llama.block_count": size.n_layer,
         "llama.context_length": 32_768,
@@ -219,12 +232,16 @@ def forward(backend: Backend, runs: list[tuple[int, int, list[int]]]) -> None:
     backend.forward(batch(*runs, outputs=ends.tolist()))
 
 
-def decode(backend: Backend, n: int, step: int) -> None:
-    """Compute one token of each of ``n`` texts; at first, a short prompt of each."""
+def decode(backend: Any, n: int, step: int) -> None:
+    """Compute the candidates for one token of each of ``n`` texts; at first, a short prompt of each."""
     if step == 0:
         for slot in range(n):
             forward(backend, [(slot, 0, [1 + slot % 100] * 64)])
-    forward(backend, [(slot, 64 + step, [(17 * step + slot) % backend.n_vocab]) for slot in range(n)])
+    runs = [(slot, 64 + step, [(17 * step + slot) % backend.n_vocab]) for slot in range(n)]
+    if hasattr(backend, "top_logits"):
+        backend.top_logits(batch(*runs), N_CANDIDATES, backend.n_vocab)
+    else:
+        forward(backend, runs)
 
 
 def median_time(call: Any, n: int = 5) -> float:
@@ -290,6 +307,8 @@ def measure_peer(path: Path, counts: Sequence[int]) -> None:
     for one in results:
         what = f"prompt of {one['n_prompt']} tokens" if one["n_prompt"] else "one text"
         print(f"| {what} | {one['avg_ts']:,.1f} |", flush=True)
+    if not counts:
+        return
     flags = ["-np", str(max(counts)), "-c", str(512 * max(counts)), "-ngl", "99"]
     print_rates("llama.cpp", [server, "-m", str(path), *flags], counts)
 

@@ -11,10 +11,14 @@ import numpy.typing as npt
 
 from llamafw import Batch, Floats
 from llamafw import graph as g
+from llamafw_backends.onnx.block_table import BlockTable, count_blocks
 from llamafw_backends.onnx.model_builder import Array
 from llamafw_backends.onnx.tensors import Tensors
 
 Ints = npt.NDArray[np.int64]
+
+PADDED = {"padded", "slot_rows"}
+"""The inputs with a row for each slot that is as long as the longest."""
 
 MAX_PADDING = 256
 """How many rows without a token a run may have: above this, two runs are quicker than one."""
@@ -61,6 +65,12 @@ class Part:
         return first, int(self.slots.max()) + 1 - first
 
     @property
+    def ends(self) -> dict[int, int]:
+        """How many positions each slot has after these tokens."""
+        lasts = self.starts[1:] - 1
+        return dict(zip(self.slots[lasts].tolist(), (self.positions[lasts] + 1).tolist(), strict=True))
+
+    @property
     def n_padding(self) -> int:
         """How many rows without a token there are if each slot of the range has as many as the longest."""
         return self.slot_range[1] * int(np.diff(self.starts).max()) - len(self.tokens)
@@ -88,8 +98,8 @@ class Part:
         return max(int(self.positions[starts[:-1]].max()), 1) + int(np.diff(starts).max())
 
 
-def divide(batch: Batch, size: int) -> list[Part]:
-    """Return a batch in parts of at most ``size`` tokens, without much padding."""
+def divide(batch: Batch, size: int, *, pads: bool = True) -> list[Part]:
+    """Return a batch in parts of at most ``size`` tokens; without much padding, if the model pads."""
     kinds = np.zeros_like(batch.tokens) if batch.types is None else batch.types
     arrays = (batch.tokens, batch.positions, batch.slots, kinds, batch.outputs)
     tokens, positions, slots, types, outputs = (np.asarray(array, np.int64) for array in arrays)
@@ -111,7 +121,7 @@ def divide(batch: Batch, size: int) -> list[Part]:
             scales,
             hidden,
         )
-        parts += separate(of_part)
+        parts += separate(of_part) if pads else [of_part]
     return parts
 
 
@@ -187,6 +197,7 @@ class Inputs:
             "active": active,
             "lengths": lengths,
             "sequence_starts": starts.astype(np.int32),
+            "past_lengths": part.positions[starts[:-1]].astype(np.int32),
             "padded": padded,
             "unpadded": unpadded,
             "n_keys": np.array([part.n_keys]),
@@ -226,3 +237,11 @@ def _by_slot(n_slots: int, active: Ints, lengths: Ints, padded: Ints, last: Ints
         "last_positions": ends,
         "n_cached": np.array(last.max() + 1, np.int32),
     }
+
+
+def block_inputs(part: Part, blocks: BlockTable) -> dict[str, Array]:
+    """Return the inputs of nodes that read caches in blocks; the number of columns is a power of two."""
+    starts = part.starts
+    n_columns = 1 << (count_blocks(part.n_keys) - 1).bit_length()
+    bounds = np.array([np.diff(starts).max(), part.n_keys], np.int32)
+    return {"block_table": blocks.rows(part.slots[starts[:-1]].tolist(), n_columns), "attention_bounds": bounds}

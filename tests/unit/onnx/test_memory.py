@@ -87,7 +87,7 @@ def test_slot_goes_on_after_a_batch_without_memory(tmp_path: Path, monkeypatch: 
     expected = backend.forward(batch((0, 0, TOKENS)))[-1]
     backend.truncate(0, 7)
 
-    def run(self: object, binding: object) -> None:
+    def run(*args: object) -> None:
         raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9")
 
     with monkeypatch.context() as patch:
