@@ -196,26 +196,29 @@ def write_model(path: Path, size: Size) -> None:
 def measure_backend(path: Path, provider: str, n_slots: int) -> None:
     """Measure prompts, and steps with one and with several texts."""
     n_file, started, before = path.stat().st_size, time.monotonic(), used_memory()
-    with opened(path, provider, n_slots) as (backend, _):
+    with opened(path, provider, 1) as (backend, _):
         loaded, facts = time.monotonic() - started, backend.describe()
         bandwidth = measure_bandwidth(provider)
         prompt = [(7 * i) % backend.n_vocab for i in range(PROMPT)]
         prefill = PROMPT / median_time(lambda i: forward(backend, [(0, 0, prompt)]))
-        steps = {
-            n: 1 / median_time(lambda i, n=n: decode(backend, n, i), N_DECODED)
-            for n in sorted({1, min(16, n_slots), n_slots})
-        }
+        alone = 1 / median_time(lambda i: decode(backend, 1, i), N_DECODED)
         after = used_memory()
+    steps = {}
+    if n_slots > 1:
+        with opened(path, provider, n_slots) as (backend, _):
+            for n in sorted({1, min(16, n_slots), n_slots}):
+                steps[n] = 1 / median_time(lambda i, n=n: decode(backend, n, i), N_DECODED)
 
     n_read = facts["weight_bytes"]
     print(f"\n{path.stat().st_size / 2**20:,.0f} MiB of Q4_K, provider {facts['provider']}, {loaded:.1f} s to load\n")
     print("| what | result |\n|---|---|")
     print(f"| prompt of {PROMPT} tokens | {prefill:,.0f} tokens/s |")
+    print(f"| one text, in a server with one slot | {alone:,.1f} tokens/s |")
     for n, rate in steps.items():
-        print(f"| {n} texts at once | {n * rate:,.1f} tokens/s |")
+        print(f"| {n} texts at once, in a server with {n_slots} slots | {n * rate:,.1f} tokens/s |")
     print(f"| memory bandwidth, measured with an addition | {bandwidth / 1e9:,.0f} GB/s |")
     for n_bytes, of in ((n_read, "weights in memory"), (n_file, "the file")):
-        share = steps[1] * n_bytes / bandwidth
+        share = alone * n_bytes / bandwidth
         print(f"| share of the bandwidth, one text, {of} ({n_bytes / 2**20:,.0f} MiB) | {share:.0%} |")
     if after is not None and before is not None:
         used = after - before
