@@ -202,7 +202,7 @@ def measure_backend(path: Path, provider: str, n_slots: int) -> None:
         prompt = [(7 * i) % backend.n_vocab for i in range(PROMPT)]
         prefill = PROMPT / median_time(lambda i: forward(backend, [(0, 0, prompt)]))
         alone = 1 / median_time(lambda i: decode(backend, 1, i), N_DECODED)
-        after = used_memory()
+        after, resident = used_memory(), own_memory()
     steps = {}
     if n_slots > 1:
         with opened(path, provider, n_slots) as (backend, _):
@@ -223,8 +223,7 @@ def measure_backend(path: Path, provider: str, n_slots: int) -> None:
     if after is not None and before is not None:
         used = after - before
         print(f"| device memory | {used / 2**20:,.0f} MiB, {used / n_file:.2f} of the file |")
-    resident = psutil.Process().memory_info().rss
-    print(f"| memory of this process | {resident / 2**20:,.0f} MiB |", flush=True)
+    print(f"| memory of this process, without the pages of the file | {resident / 2**20:,.0f} MiB |", flush=True)
 
 
 def forward(backend: Backend, runs: list[tuple[int, int, list[int]]]) -> None:
@@ -272,6 +271,12 @@ def measure_bandwidth(provider: str) -> float:
     binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output("y", y)
     return 2 * COPY_BYTES / median_time(lambda i: session.run_with_iobinding(binding), 10)
+
+
+def own_memory() -> int:
+    """Return the bytes of this process that are not pages of files."""
+    info = psutil.Process().memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
 
 
 # --- servers

@@ -29,7 +29,7 @@ from llamafw_backends.onnx import (
     rotary,
     row_lowering,
 )
-from llamafw_backends.onnx.batch_inputs import PADDED, Inputs, Part, block_inputs, divide
+from llamafw_backends.onnx.batch_inputs import Inputs, Part, block_inputs, divide
 from llamafw_backends.onnx.captured_steps import (
     CapturedSteps,
     run_options,
@@ -44,6 +44,7 @@ from llamafw_backends.onnx.model_sessions import open_model
 from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
 from llamafw_backends.onnx.saved_states import n_bytes, pack, shapes_like, state_digest, unpack
 from llamafw_backends.onnx.sessions import (
+    free_unused_memory,
     is_out_of_memory,
 )
 from llamafw_backends.onnx.support import Support
@@ -109,7 +110,6 @@ class OnnxBackend:
         n_padded = self._n_ubatch if grouped_queries.ROWS in self._input_names else 0
         self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx + n_padded)
         self._add_steps()
-        self._pads = not self._input_names.isdisjoint(PADDED)
         log_ignored_flags(context)
         context.log(f"onnx backend: {self._facts()}, loaded in {time.monotonic() - started:.1f} s")
         self._n_tokens = [0] * self.n_slots
@@ -145,9 +145,8 @@ class OnnxBackend:
 
     def _load(self, lowering: Lowering) -> None:
         """Open a session with a model."""
-        float_type, n_scales = self._support.float_type, lowering.context.graph.n_scales
-        self._inputs = Inputs(lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, float_type, n_scales)
         self._input_names = set(lowering.builder.input_names)
+        self._inputs = Inputs.of(lowering)
         self._weight_bytes = n_bytes(lowering.builder.weights.values())
         self._session, self._can_capture = open_model(
             self._device,
@@ -187,7 +186,7 @@ class OnnxBackend:
         shape = (len(batch.outputs), n)
         ids, rows = np.empty(shape, np.int32), np.empty(shape, np.float32)
         top = self._top = self._top or TopLogits(self._device)
-        for part in divide(batch, self._n_ubatch, pads=self._pads):
+        for part in divide(batch, self._n_ubatch, pads=self._inputs.pads):
             logits = self._run(part, "logits", self._device)
             if len(part.places):
                 found = top.select(logits, n, n_vocab)
@@ -203,7 +202,7 @@ class OnnxBackend:
         self._check(batch)
         logits = np.empty((len(batch.outputs), self.n_vocab), np.float32)
         hidden = np.empty((len(batch.tokens), self.n_embd), np.float32)
-        for part in divide(batch, self._n_ubatch, pads=self._pads):
+        for part in divide(batch, self._n_ubatch, pads=self._inputs.pads):
             rows = [one.numpy() for one in self._compute(part, "logits", None, all_hidden=True)[:2]]
             hidden[part.indices], logits[part.places] = rows
         return logits, hidden
@@ -211,7 +210,7 @@ class OnnxBackend:
     def _rows(self, batch: Batch, output: str, size: int) -> Floats:
         self._check(batch)
         rows = np.empty((len(batch.outputs), size), np.float32)
-        for part in divide(batch, self._n_ubatch, pads=self._pads):
+        for part in divide(batch, self._n_ubatch, pads=self._inputs.pads):
             rows[part.places] = self._run(part, output).numpy()[: len(part.places)]
         return rows
 
@@ -397,4 +396,5 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Free the memory of the session and of the slots."""
-        del self._steps, self._session, self._slots
+        del self._steps, self._session, self._slots, self._snapshots
+        free_unused_memory()

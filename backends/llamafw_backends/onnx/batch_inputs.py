@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from llamafw import graph as g
 from llamafw_backends.onnx.block_table import BlockTable, count_blocks
 from llamafw_backends.onnx.model_builder import Array
 from llamafw_backends.onnx.tensors import Tensors
+
+if TYPE_CHECKING:
+    from llamafw_backends.onnx.lowering import Lowering
 
 Ints = npt.NDArray[np.int64]
 
@@ -156,6 +159,8 @@ class Inputs:
         The type of activations.
     n_scales : int
         Scales of each token; 0: the model has no adapters.
+    pads : bool
+        Whether the model has nodes with as many rows for each slot as the longest has tokens.
     """
 
     tensors: Tensors
@@ -164,6 +169,20 @@ class Inputs:
     n_ctx: int
     float_type: np.dtype[Any]
     n_scales: int = 0
+    pads: bool = True
+
+    @classmethod
+    def of(cls, lowering: Lowering) -> Inputs:
+        """Return what makes the inputs of a model that has been lowered."""
+        return cls(
+            lowering.tensors,
+            lowering.lookups,
+            lowering.rotations,
+            lowering.n_ctx,
+            lowering.builder.float_type,
+            lowering.context.graph.n_scales,
+            pads=not PADDED.isdisjoint(lowering.builder.input_names),
+        )
 
     def make(
         self, part: Part, slot_range: tuple[int, int], *, logits: bool, all_hidden: bool = False
@@ -183,10 +202,6 @@ class Inputs:
         """
         starts, slots = part.starts, part.slots - slot_range[0]
         lengths, active = np.diff(starts), slots[starts[:-1]]
-        steps = np.arange(lengths.max())
-        padded = np.where(steps < lengths[:, None], starts[:-1, None] + steps, starts[:-1, None])
-        step_of = np.arange(len(part.tokens)) - np.repeat(starts[:-1], lengths)
-        unpadded = np.repeat(np.arange(len(active)), lengths) * len(steps) + step_of
         inputs: dict[str, Array] = {
             "tokens": part.tokens,
             "positions": part.positions,
@@ -198,8 +213,6 @@ class Inputs:
             "lengths": lengths,
             "sequence_starts": starts.astype(np.int32),
             "past_lengths": part.positions[starts[:-1]].astype(np.int32),
-            "padded": padded,
-            "unpadded": unpadded,
             "n_keys": np.array([part.n_keys]),
             "scales": (np.zeros((len(slots), self.n_scales)) if part.scales is None else part.scales).astype(
                 self.float_type
@@ -207,9 +220,8 @@ class Inputs:
         }
         if part.hidden is not None:
             inputs["hidden_rows"] = part.hidden.astype(self.float_type)
-        ends = part.positions[starts[1:] - 1]
-        inputs |= _by_slot(slot_range[1], active, lengths, padded, ends)
-        inputs["slot_unpadded"] = slots * len(steps) + step_of
+        if self.pads:
+            inputs |= _padded_inputs(part, slots, slot_range[1])
         for name, lookup in self.lookups.items():
             assert isinstance(lookup.ids, g.Input)  # the lookups with others are computed in the model
             inputs[name] = self.tensors.rows(lookup.weight, inputs[lookup.ids.name])
@@ -224,6 +236,18 @@ class Inputs:
             f"{name}.{kind}": (function(angles) * rotation.magnitude).astype(self.float_type)
             for kind, function in functions.items()
         }
+
+
+def _padded_inputs(part: Part, slots: Ints, n_slots: int) -> dict[str, Array]:
+    """Return the inputs of nodes that have as many rows for each slot as the longest has tokens."""
+    starts = part.starts
+    lengths, active = np.diff(starts), slots[starts[:-1]]
+    steps = np.arange(lengths.max())
+    padded = np.where(steps < lengths[:, None], starts[:-1, None] + steps, starts[:-1, None])
+    step_of = np.arange(len(slots)) - np.repeat(starts[:-1], lengths)
+    unpadded = np.repeat(np.arange(len(active)), lengths) * len(steps) + step_of
+    by_slot = _by_slot(n_slots, active, lengths, padded, part.positions[starts[1:] - 1])
+    return {"padded": padded, "unpadded": unpadded, "slot_unpadded": slots * len(steps) + step_of, **by_slot}
 
 
 def _by_slot(n_slots: int, active: Ints, lengths: Ints, padded: Ints, last: Ints) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from checkpoints import all_checkpoints, write
 from llamafw import LlamafwError, ModelError, RequestError
 from llamafw.testing.batches import batch
 from llamafw_backends.onnx import backend as onnx_backend
+from llamafw_backends.onnx import model_sessions
 from support.adapters import NAMES, OPTIONS, TOKENS, TOLERANCE, adapted, expected
 from support.numba_backend import make_context
 from support.onnx_backend import open_backend
@@ -46,7 +47,7 @@ def test_failed_change_leaves_the_adapters_before(tmp_path: Path, monkeypatch: p
     with open_backend(path, **OPTIONS) as backend:
         backend.set_adapters(with_adapters)
         before = backend.forward(batch_with_scales).copy()
-        original = onnx_backend.open_model
+        original = model_sessions.open_model
 
         def fail_once(*args: object, **options: object) -> object:
             monkeypatch.setattr(onnx_backend, "open_model", original)

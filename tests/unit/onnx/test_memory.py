@@ -113,12 +113,15 @@ def test_weights_are_in_memory_once_and_a_few_times_while_they_are_loaded(tmp_pa
         "before, peak = used(), used('VmHWM:')\n"
         "backend = OnnxBackend(context)\n"
         "print(used() - before - backend.describe()['cache_bytes'], backend.describe()['weight_bytes'])\n"
-        "print(used('VmHWM:') - peak)"
+        "print(used('VmHWM:') - peak)\n"
+        "backend.close()\n"
+        "print(used() - before)"
     )
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code, str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
-    grown, n_weights, most = map(int, run.stdout.split())
+    grown, n_weights, most, kept = map(int, run.stdout.split())
     assert n_weights > 100e6
     assert grown < 1.4 * n_weights
+    assert kept < 0.4 * n_weights  # after the backend is closed, as in a server that sleeps
     assert most < 2.8 * n_weights + path.stat().st_size  # pages of the file are counted too
