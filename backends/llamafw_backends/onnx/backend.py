@@ -375,7 +375,7 @@ class OnnxBackend:
         for one, array in zip([*self._caches, *self._fixed], saved, strict=False):
             if array.size:
                 self._slots.write(one, slot, array)
-        self._n_tokens[slot] = n
+        self._cut(slot, n)
         self._snapshots[slot].cut(-1)
         rows = saved[len(like) :]
         for i in range(n_snapshots):

@@ -23,6 +23,9 @@ Ints = npt.NDArray[np.int64]
 PADDED = {"padded", "slot_rows"}
 """The inputs with a row for each slot that is as long as the longest."""
 
+MAX_SLOTS = 256
+"""How many slots PagedAttention takes at once; genai, which is built on it, has the same limit."""
+
 MAX_PADDING = 256
 """How many rows without a token a run may have: above this, two runs are quicker than one."""
 
@@ -124,7 +127,7 @@ def divide(batch: Batch, size: int, *, pads: bool = True) -> list[Part]:
             scales,
             hidden,
         )
-        parts += separate(of_part) if pads else [of_part]
+        parts += separate(of_part) if pads else with_few_slots(of_part)
     return parts
 
 
@@ -139,6 +142,14 @@ def separate(part: Part) -> list[Part]:
         groups = [active[kinds == kind] for kind in sorted(set(kinds))]
         return [one for group in groups for one in separate(part.of_slots(group))]
     return [part.of_slots(active[i : i + 1]) for i in range(len(active))]
+
+
+def with_few_slots(part: Part) -> list[Part]:
+    """Return a part, divided so that each has at most `MAX_SLOTS` slots."""
+    active = part.slots[part.starts[:-1]]
+    if len(active) <= MAX_SLOTS:
+        return [part]
+    return [part.of_slots(active[i : i + MAX_SLOTS]) for i in range(0, len(active), MAX_SLOTS)]
 
 
 @dataclass(frozen=True, slots=True)
