@@ -160,7 +160,7 @@ class OnnxBackend:
     def _add_steps(self) -> None:
         """Capture steps from now on, if the device and the model allow it."""
         if self._can_capture:
-            self._steps = CapturedSteps(self._session, self._device, self._slots)
+            self._steps = CapturedSteps(self._session, self._device, self._slots, self._base.log)
 
     def _facts(self) -> str:
         """Return what start-up logs: where the model runs, and what it takes there."""
@@ -232,9 +232,9 @@ class OnnxBackend:
         feeds = self._inputs.make(part, slot_range, logits=output == "logits", all_hidden=all_hidden)
         feeds |= block_inputs(part, self._slots.blocks)
         try:
-            if self._steps is not None and output == "logits" and not all_hidden and self._steps.takes(part):
-                outputs = self._steps.run(part, feeds)
-            else:
+            steps = self._steps if output == "logits" and not all_hidden else None
+            outputs = steps.run(part, feeds) if steps is not None and steps.takes(part) else None
+            if outputs is None:
                 outputs = self._run_once(feeds, slot_range, output, device)
         except Exception as error:
             for slot, end in ends.items():

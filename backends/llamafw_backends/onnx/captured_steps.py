@@ -7,7 +7,7 @@ which one copy brings what has changed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from llamafw_backends.onnx.block_table import BLOCK
 from llamafw_backends.onnx.device_tensors import Device, SlotTensors
 from llamafw_backends.onnx.model_builder import Array
 from llamafw_backends.onnx.paged_attention import BLOCKS, BOUNDS
+from llamafw_backends.onnx.sessions import first_line, is_out_of_memory
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """The numbers of tokens of a step."""
@@ -77,20 +78,24 @@ class CapturedSteps:
         Where it runs.
     slots : SlotTensors
         The caches.
+    log : callable
+        Logs a line.
     """
 
     session: ort.InferenceSession
     device: Device
     slots: SlotTensors
+    log: Callable[[str], None]
+    _works: bool = True
     _steps: dict[tuple[int, int], Step] = field(default_factory=dict)
     _generation: int = 0
     _n_captured: int = 0
 
     def takes(self, part: Part) -> bool:
-        """Return whether a part can be one of the steps: it has one token per slot."""
-        return len(part.starts) == len(part.tokens) + 1 and len(part.tokens) <= SIZES[-1]
+        """Return whether a part can be one of the steps: it has one token per slot, and no step has failed."""
+        return self._works and len(part.starts) == len(part.tokens) + 1 and len(part.tokens) <= SIZES[-1]
 
-    def run(self, part: Part, feeds: Mapping[str, Array]) -> Sequence[ort.OrtValue]:
+    def run(self, part: Part, feeds: Mapping[str, Array]) -> Sequence[ort.OrtValue] | None:
         """Compute one token per slot.
 
         Parameters
@@ -102,9 +107,22 @@ class CapturedSteps:
 
         Returns
         -------
-        sequence of OrtValue
-            The hidden states and the logits on the device; rows after those that are wanted have no meaning.
+        sequence of OrtValue, optional
+            The hidden states and the logits on the device; rows after those that are wanted have no meaning. None if
+            the step has failed: then there are no more steps, and the tokens can be computed without them.
         """
+        try:
+            return self._run(part, feeds)
+        except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
+            if is_out_of_memory(error):
+                raise
+            self._works = False
+            self._forget()
+            self.log(f"onnx backend: steps are slower from now on, without CUDA graphs: {first_line(error)}")
+            return None
+
+    def _run(self, part: Part, feeds: Mapping[str, Array]) -> Sequence[ort.OrtValue]:
+        """Compute one token per slot; see `run`."""
         if self._generation != self.slots.generation:  # the caches have other addresses now
             self._forget()
         size = next(size for size in SIZES if size >= len(part.tokens))

@@ -14,6 +14,7 @@ from llamafw import Unavailable
 from llamafw.testing.batches import batch
 from llamafw.testing.graphs import attend, llama
 from llamafw.testing.tiny import write_tiny_gguf
+from llamafw_backends.onnx import captured_steps
 from llamafw_backends.onnx.backend import OnnxBackend
 from llamafw_backends.onnx.block_table import BLOCK, UNUSED, BlockTable
 from support.onnx_nodes import F32, TEXTS, evaluate, kinds, make_lowering, open_context, worst_error
@@ -117,6 +118,27 @@ def test_hidden_states_and_wanted_rows_of_a_captured_step(tmp_path: Path, monkey
     for slot in range(3):
         backend.truncate(slot, 3)
     assert backend.hidden(batch(*step, outputs=[1])).shape == (1, backend.n_embd)
+    backend.close()
+
+
+def test_steps_that_cannot_be_captured_are_computed_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulate(monkeypatch)
+    context = open_context(write_tiny_gguf(tmp_path / "model.gguf"), **F32)
+    expected, backend = evaluate(context, TEXTS[0][:6]), OnnxBackend(context)
+    backend.forward(batch((0, 0, TEXTS[0][:4]), outputs=[]))
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(captured_steps.CapturedSteps, "_add", fail)
+        row = backend.forward(batch((0, 4, TEXTS[0][4:5])))[0]
+    assert np.abs(row - expected[4]).max() < 1e-5 * np.abs(expected).max()
+    row = backend.forward(batch((0, 5, TEXTS[0][5:6])))[0]
+    assert np.abs(row - expected[5]).max() < 1e-5 * np.abs(expected).max()
+    assert capsys.readouterr().out.count("without CUDA graphs: CUDA failure 900") == 1
     backend.close()
 
 
