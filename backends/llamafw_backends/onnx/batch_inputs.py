@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ MAX_PADDING = 256
 """How many rows without a token a run may have: above this, two runs are quicker than one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """Tokens that are computed at once: some of a batch.
 
@@ -58,7 +59,7 @@ class Part:
     scales: Floats | None = None
     hidden: Floats | None = None
 
-    @property
+    @cached_property
     def starts(self) -> Ints:
         """The index of the first token of each slot, and the number of tokens at the end."""
         changes = np.flatnonzero(np.diff(self.slots)) + 1
@@ -181,6 +182,7 @@ class Inputs:
     float_type: np.dtype[Any]
     n_scales: int = 0
     pads: bool = True
+    _frequencies: dict[str, Any] = field(default_factory=dict)  # of the rotations
 
     @classmethod
     def of(cls, lowering: Lowering) -> Inputs:
@@ -241,7 +243,9 @@ class Inputs:
         return inputs
 
     def _angles(self, name: str, rotation: g.Rotation, positions: Ints) -> dict[str, Array]:
-        angles = positions[:, None, None] * rotation.frequencies_for(self.n_ctx)
+        if name not in self._frequencies:
+            self._frequencies[name] = rotation.frequencies_for(self.n_ctx)
+        angles = positions[:, None, None] * self._frequencies[name]
         functions: dict[str, Callable[[Any], Any]] = {"cos": np.cos, "sin": np.sin}
         return {
             f"{name}.{kind}": (function(angles) * rotation.magnitude).astype(self.float_type)
