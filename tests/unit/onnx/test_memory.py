@@ -117,7 +117,7 @@ def test_weights_are_in_memory_once_and_a_few_times_while_they_are_loaded(tmp_pa
         "backend.close()\n"
         "print(used() - before)"
     )
-    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     command = [sys.executable, "-c", code, str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
     grown, n_weights, most, kept = map(int, run.stdout.split())
