@@ -107,8 +107,11 @@ def with_functions(model: onnx.ModelProto, dtype: Any) -> onnx.ModelProto:
     return model
 
 
-def emulate(monkeypatch: pytest.MonkeyPatch, *, captures: bool = True) -> None:
-    """Let the CPU run PagedAttention, and, unless told otherwise, the steps that a GPU captures."""
+def emulate(monkeypatch: pytest.MonkeyPatch, *, captures: bool = True, may_fail: bool = False) -> None:
+    """Let the CPU run PagedAttention, and, unless told otherwise, the steps that a GPU captures.
+
+    If steps may not fail, errors in them are those of the backend; otherwise it goes on without them.
+    """
     build = ModelBuilder.build
 
     def patched(self: ModelBuilder, *args: Any) -> onnx.ModelProto:
@@ -116,5 +119,7 @@ def emulate(monkeypatch: pytest.MonkeyPatch, *, captures: bool = True) -> None:
 
     monkeypatch.setattr(ModelBuilder, "build", patched)
     monkeypatch.setattr(placement, "_SUPPORT", {})
+    if not may_fail:
+        monkeypatch.setattr(captured_steps, "is_out_of_memory", lambda error: True)
     if captures:
         monkeypatch.setitem(captured_steps.DEVICES, "cpu", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -232,10 +233,9 @@ class OnnxBackend:
         feeds = self._inputs.make(part, slot_range, logits=output == "logits", all_hidden=all_hidden)
         feeds |= block_inputs(part, self._slots.blocks)
         try:
+            plain = partial(self._run_once, feeds, slot_range, output, device)
             steps = self._steps if output == "logits" and not all_hidden else None
-            outputs = steps.run(part, feeds) if steps is not None and steps.takes(part) else None
-            if outputs is None:
-                outputs = self._run_once(feeds, slot_range, output, device)
+            outputs = (steps.run(part, feeds, plain) if steps is not None and steps.takes(part) else None) or plain()
         except Exception as error:
             for slot, end in ends.items():
                 self._n_tokens[slot] = end  # the states may have changed, so go back to a snapshot

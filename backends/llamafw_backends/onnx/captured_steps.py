@@ -3,6 +3,9 @@
 A graph repeats kernels with the same shapes and addresses. So a step has one of a few sizes, and rows that no slot
 needs: their tokens write to a block of the cache that no slot has. All inputs are parts of one buffer on the device, to
 which one copy brings what has changed.
+
+A kernel that reads what the processor knew when the graph was captured would compute something else later. So the first
+runs of each step are compared with runs without a graph, which write the same keys and values again.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from llamafw import LlamafwError
 from llamafw_backends.onnx.batch_inputs import Part
 from llamafw_backends.onnx.block_table import BLOCK
 from llamafw_backends.onnx.device_tensors import Device, SlotTensors
@@ -31,8 +35,13 @@ GRAPH = "gpu_graph_id"
 """The entry of a run's configuration with the number of its graph."""
 
 NO_GRAPH = "-1"
+N_COMPARED = 4
+"""Runs of a step that are compared: in the first ones, ONNX Runtime captures the graph."""
+
+TOLERANCE = 0.05  # of the largest logit: activations are float16, and other numbers of rows have other kernels
 ALIGNMENT = 256  # bytes
 OUTPUTS = ("hidden", "logits")
+LOGITS = 1
 FIXED = {"logit_rows", "sequence_starts"}
 KNOWN = FIXED | {"tokens", "types", "positions", "rows", "scales", "past_lengths", BLOCKS, BOUNDS}
 """The inputs that rows without a token can have."""
@@ -56,6 +65,8 @@ class Step:
         The hidden states and the logits.
     options : RunOptions
         What tells which graph it is.
+    n_runs : int
+        How often it has been run.
     """
 
     binding: ort.IOBinding
@@ -64,6 +75,7 @@ class Step:
     buffer: ort.OrtValue
     outputs: Sequence[ort.OrtValue]
     options: ort.RunOptions
+    n_runs: int = 0
 
 
 @dataclass(slots=True)
@@ -95,7 +107,9 @@ class CapturedSteps:
         """Return whether a part can be one of the steps: it has one token per slot, and no step has failed."""
         return self._works and len(part.starts) == len(part.tokens) + 1 and len(part.tokens) <= SIZES[-1]
 
-    def run(self, part: Part, feeds: Mapping[str, Array]) -> Sequence[ort.OrtValue] | None:
+    def run(
+        self, part: Part, feeds: Mapping[str, Array], plain: Callable[[], Sequence[ort.OrtValue]]
+    ) -> Sequence[ort.OrtValue] | None:
         """Compute one token per slot.
 
         Parameters
@@ -104,6 +118,8 @@ class CapturedSteps:
             The tokens, which `takes` accepts.
         feeds : mapping of str to array
             The inputs of the model for them.
+        plain : callable
+            Computes them without a graph; returns the hidden states and the logits.
 
         Returns
         -------
@@ -112,7 +128,10 @@ class CapturedSteps:
             the step has failed: then there are no more steps, and the tokens can be computed without them.
         """
         try:
-            return self._run(part, feeds)
+            step = self._run(part, feeds)
+            if step.n_runs <= N_COMPARED and not _are_close(step.outputs, plain()):
+                raise LlamafwError("a graph computes other logits")
+            return step.outputs
         except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
             if is_out_of_memory(error):
                 raise
@@ -121,8 +140,8 @@ class CapturedSteps:
             self.log(f"onnx backend: steps are slower from now on, without CUDA graphs: {first_line(error)}")
             return None
 
-    def _run(self, part: Part, feeds: Mapping[str, Array]) -> Sequence[ort.OrtValue]:
-        """Compute one token per slot; see `run`."""
+    def _run(self, part: Part, feeds: Mapping[str, Array]) -> Step:
+        """Compute one token per slot; return the step."""
         if self._generation != self.slots.generation:  # the caches have other addresses now
             self._forget()
         size = next(size for size in SIZES if size >= len(part.tokens))
@@ -133,7 +152,8 @@ class CapturedSteps:
             array[:n], array[n:] = feeds[name], 0
         step.buffer.update_inplace(step.staged)
         self.session.run_with_iobinding(step.binding, step.options)
-        return step.outputs
+        step.n_runs += 1
+        return step
 
     def _forget(self) -> None:
         """Drop all steps."""
@@ -178,6 +198,14 @@ class CapturedSteps:
         options = run_options(self._n_captured)
         step = self._steps[size, n_columns] = Step(binding, inputs, staged, buffer, outputs, options)
         return step
+
+
+def _are_close(outputs: Sequence[ort.OrtValue], plain: Sequence[ort.OrtValue]) -> bool:
+    """Return whether logits are those that were computed without a graph; always if these are not numbers."""
+    expected = plain[LOGITS].numpy()
+    error = np.abs(outputs[LOGITS].numpy()[: len(expected)] - expected).max(initial=0.0)
+    largest = np.abs(expected).max(initial=0.0)
+    return bool(not np.isfinite(largest) or error <= TOLERANCE * largest)
 
 
 def run_options(graph: int | None) -> ort.RunOptions:

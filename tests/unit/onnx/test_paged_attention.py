@@ -124,7 +124,7 @@ def test_hidden_states_and_wanted_rows_of_a_captured_step(tmp_path: Path, monkey
 def test_steps_that_cannot_be_captured_are_computed_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    emulate(monkeypatch)
+    emulate(monkeypatch, may_fail=True)
     context = open_context(write_tiny_gguf(tmp_path / "model.gguf"), **F32)
     expected, backend = evaluate(context, TEXTS[0][:6]), OnnxBackend(context)
     backend.forward(batch((0, 0, TEXTS[0][:4]), outputs=[]))
@@ -139,6 +139,24 @@ def test_steps_that_cannot_be_captured_are_computed_without(
     row = backend.forward(batch((0, 5, TEXTS[0][5:6])))[0]
     assert np.abs(row - expected[5]).max() < 1e-5 * np.abs(expected).max()
     assert capsys.readouterr().out.count("without CUDA graphs: CUDA failure 900") == 1
+    backend.close()
+
+
+def test_captured_steps_that_repeat_old_inputs_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulate(monkeypatch, may_fail=True)
+    context = open_context(write_tiny_gguf(tmp_path / "model.gguf"), **F32)
+    expected, backend = evaluate(context, TEXTS[0][:9]), OnnxBackend(context)
+    backend.forward(batch((0, 0, TEXTS[0][:4]), outputs=[]))
+    assert backend._steps is not None
+    rows = [backend.forward(batch((0, 4, TEXTS[0][4:5])))[0]]
+    (step,) = backend._steps._steps.values()
+    assert step.n_runs == 1
+    step.inputs.pop("embedding.0")  # as if its kernel read what it read when the graph was captured
+    rows += [backend.forward(batch((0, i, TEXTS[0][i : i + 1])))[0] for i in range(5, 9)]
+    assert np.abs(np.array(rows) - expected[4:]).max() < 1e-5 * np.abs(expected).max()
+    assert capsys.readouterr().out.count("without CUDA graphs: a graph computes other logits") == 1
     backend.close()
 
 
