@@ -13,6 +13,7 @@ import numpy.typing as npt
 from llamafw import Batch, Floats
 from llamafw import graph as g
 from llamafw_backends.onnx.block_table import BlockTable, count_blocks
+from llamafw_backends.onnx.embedding_rows import EmbeddingRows
 from llamafw_backends.onnx.model_builder import Array
 from llamafw_backends.onnx.tensors import Tensors
 
@@ -183,6 +184,7 @@ class Inputs:
     n_scales: int = 0
     pads: bool = True
     _frequencies: dict[str, Any] = field(default_factory=dict)  # of the rotations
+    _rows: dict[str, EmbeddingRows] = field(default_factory=dict)  # of the embeddings
 
     @classmethod
     def of(cls, lowering: Lowering) -> Inputs:
@@ -237,7 +239,9 @@ class Inputs:
             inputs |= _padded_inputs(part, slots, slot_range[1])
         for name, lookup in self.lookups.items():
             assert isinstance(lookup.ids, g.Input)  # the lookups with others are computed in the model
-            inputs[name] = self.tensors.rows(lookup.weight, inputs[lookup.ids.name])
+            if name not in self._rows:
+                self._rows[name] = EmbeddingRows(self.tensors, lookup.weight)
+            inputs[name] = self._rows[name][inputs[lookup.ids.name]]
         for name, rotation in self.rotations.items():
             inputs |= self._angles(name, rotation, part.positions)
         return inputs
