@@ -47,9 +47,10 @@ ARCHITECTURES = ("llama", "gemma3", "gpt-oss", "qwen3moe", "qwen35", "granitehyb
 
 TOLERANCE = 0.03  # keys and values are float16, on GPUs activations too
 TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(60)]
-CUTS = ([60], [7, 20, 1, 13, 19])  # numbers of tokens per batch
+CUTS = ([60], [7, 20, 1, 13, 19], [20, *[1] * 40])  # numbers of tokens per batch
 
 PROMPT, N_DECODED = 512, 64
+N_CANDIDATES = 40  # per token, as with the default of top_k
 N_CTX = 1024  # positions per slot
 COPY_BYTES = 2**28
 
@@ -66,8 +67,13 @@ class Size:
     n_vocab: int
 
 
-SIZES = {"1.5b": Size(1536, 28, 12, 2, 8960, 151_936), "tiny": Size(256, 4, 4, 2, 768, 2048)}
-"""Those of Qwen 2.5 1.5B, and of a model for a first try."""
+SIZES = {
+    "1.5b": Size(1536, 28, 12, 2, 8960, 151_936),
+    "8b": Size(4096, 32, 32, 8, 14_336, 128_256),
+    "32b": Size(5120, 64, 40, 8, 27_648, 152_064),
+    "tiny": Size(256, 4, 4, 2, 768, 2048),
+}
+"""Those of Qwen 2.5 1.5B, Llama 3.1 8B and Qwen 2.5 32B, and of a model for a first try."""
 
 
 def main() -> int:
@@ -76,6 +82,8 @@ def main() -> int:
     parser.add_argument("--provider", default="auto", help="the value of --onnx-provider (default: auto)")
     parser.add_argument("--size", choices=tuple(SIZES), default="1.5b", help="parameters of the model (default: 1.5b)")
     parser.add_argument("--clients", default="1,16,64", help="numbers of clients (default: 1,16,64)")
+    parser.add_argument("--skip-checks", action="store_true", help="do not compare tiny models with float64")
+    parser.add_argument("--skip-servers", action="store_true", help="do not measure servers")
     parser.add_argument("--skip-peer", action="store_true", help="do not measure llama.cpp")
     args = parser.parse_args()
     counts = [int(n) for n in args.clients.split(",")]
@@ -83,13 +91,14 @@ def main() -> int:
     started = time.monotonic()
     print(f"{machine()}; {gpu_name()}\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        wrong = check_architectures(Path(scratch), args.provider)
+        wrong = [] if args.skip_checks else check_architectures(Path(scratch), args.provider)
         path = Path(scratch) / "model.gguf"
         write_model(path, SIZES[args.size])
         measure_backend(path, args.provider, max(counts))
-        measure_server(path, args.provider, counts)
+        if not args.skip_servers:
+            measure_server(path, args.provider, counts)
         if not args.skip_peer:
-            measure_peer(path, counts)
+            measure_peer(path, [] if args.skip_servers else counts)
     print(f"\n{time.monotonic() - started:.0f} s")
     if wrong:
         print(f"WRONG: {', '.join(wrong)}", file=sys.stderr)
@@ -124,7 +133,7 @@ def compute(backend: Backend, sizes: Sequence[int]) -> Any:
     for size in sizes:
         runs = [(0, first, TOKENS[first : first + 1]), (1, first, TOKENS[first : first + size])]
         if first:
-            runs[0] = (0, 0, TOKENS[:2])
+            runs[0] = (0, 0, TOKENS[: min(size, 2)])  # a single token each is a step that a GPU captures
             backend.truncate(0, 0)
         outputs = range(len(runs[0][2]), len(runs[0][2]) + size)
         rows.append(backend.forward(batch(*runs, outputs=outputs)).copy())
@@ -164,9 +173,13 @@ def write_model(path: Path, size: Size) -> None:
         }
     norms = ["output_norm", *(f"blk.{i}.{kind}_norm" for i in range(size.n_layer) for kind in ("attn", "ffn"))]
     tensors: dict[str, Any] = {f"{name}.weight": (np.ones(size.n_embd, np.float32), "F32") for name in norms}
+    made: dict[Any, Any] = {}  # all layers have the same numbers, which are stored, and read, once for each layer
     for name, shape in shapes.items():
         std = 1.0 if name == "token_embd.weight" else shape[1] ** -0.5
-        tensors[name] = random_tensor(rng, shape, "Q4_K", std), "Q4_K"
+        key = (name.rpartition("blk.")[2].partition(".")[2], shape)
+        if key not in made:
+            made[key] = random_tensor(rng, shape, "Q4_K", std)
+        tensors[name] = made[key], "Q4_K"
     metadata = vocabularies.gpt2(size.n_vocab) | {
         "llama.block_count": size.n_layer,
         "llama.context_length": 32_768,
@@ -183,32 +196,34 @@ def write_model(path: Path, size: Size) -> None:
 def measure_backend(path: Path, provider: str, n_slots: int) -> None:
     """Measure prompts, and steps with one and with several texts."""
     n_file, started, before = path.stat().st_size, time.monotonic(), used_memory()
-    with opened(path, provider, n_slots) as (backend, _):
+    with opened(path, provider, 1) as (backend, _):
         loaded, facts = time.monotonic() - started, backend.describe()
         bandwidth = measure_bandwidth(provider)
         prompt = [(7 * i) % backend.n_vocab for i in range(PROMPT)]
         prefill = PROMPT / median_time(lambda i: forward(backend, [(0, 0, prompt)]))
-        steps = {
-            n: 1 / median_time(lambda i, n=n: decode(backend, n, i), N_DECODED)
-            for n in sorted({1, min(16, n_slots), n_slots})
-        }
-        after = used_memory()
+        alone = 1 / median_time(lambda i: decode(backend, 1, i), N_DECODED)
+        after, resident = used_memory(), own_memory()
+    steps = {}
+    if n_slots > 1:
+        with opened(path, provider, n_slots) as (backend, _):
+            for n in sorted({1, min(16, n_slots), n_slots}):
+                steps[n] = 1 / median_time(lambda i, n=n: decode(backend, n, i), N_DECODED)
 
     n_read = facts["weight_bytes"]
     print(f"\n{path.stat().st_size / 2**20:,.0f} MiB of Q4_K, provider {facts['provider']}, {loaded:.1f} s to load\n")
     print("| what | result |\n|---|---|")
     print(f"| prompt of {PROMPT} tokens | {prefill:,.0f} tokens/s |")
+    print(f"| one text, in a server with one slot | {alone:,.1f} tokens/s |")
     for n, rate in steps.items():
-        print(f"| {n} texts at once | {n * rate:,.1f} tokens/s |")
+        print(f"| {n} texts at once, in a server with {n_slots} slots | {n * rate:,.1f} tokens/s |")
     print(f"| memory bandwidth, measured with an addition | {bandwidth / 1e9:,.0f} GB/s |")
     for n_bytes, of in ((n_read, "weights in memory"), (n_file, "the file")):
-        share = steps[1] * n_bytes / bandwidth
+        share = alone * n_bytes / bandwidth
         print(f"| share of the bandwidth, one text, {of} ({n_bytes / 2**20:,.0f} MiB) | {share:.0%} |")
     if after is not None and before is not None:
         used = after - before
         print(f"| device memory | {used / 2**20:,.0f} MiB, {used / n_file:.2f} of the file |")
-    resident = psutil.Process().memory_info().rss
-    print(f"| memory of this process | {resident / 2**20:,.0f} MiB |", flush=True)
+    print(f"| memory of this process, without the pages of the file | {resident / 2**20:,.0f} MiB |", flush=True)
 
 
 def forward(backend: Backend, runs: list[tuple[int, int, list[int]]]) -> None:
@@ -219,12 +234,16 @@ def forward(backend: Backend, runs: list[tuple[int, int, list[int]]]) -> None:
     backend.forward(batch(*runs, outputs=ends.tolist()))
 
 
-def decode(backend: Backend, n: int, step: int) -> None:
-    """Compute one token of each of ``n`` texts; at first, a short prompt of each."""
+def decode(backend: Any, n: int, step: int) -> None:
+    """Compute the candidates for one token of each of ``n`` texts; at first, a short prompt of each."""
     if step == 0:
         for slot in range(n):
             forward(backend, [(slot, 0, [1 + slot % 100] * 64)])
-    forward(backend, [(slot, 64 + step, [(17 * step + slot) % backend.n_vocab]) for slot in range(n)])
+    runs = [(slot, 64 + step, [(17 * step + slot) % backend.n_vocab]) for slot in range(n)]
+    if hasattr(backend, "top_logits"):
+        backend.top_logits(batch(*runs), N_CANDIDATES, backend.n_vocab)
+    else:
+        forward(backend, runs)
 
 
 def median_time(call: Any, n: int = 5) -> float:
@@ -252,6 +271,12 @@ def measure_bandwidth(provider: str) -> float:
     binding.bind_ortvalue_input("x", x)
     binding.bind_ortvalue_output("y", y)
     return 2 * COPY_BYTES / median_time(lambda i: session.run_with_iobinding(binding), 10)
+
+
+def own_memory() -> int:
+    """Return the bytes of this process that are not pages of files."""
+    info = psutil.Process().memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
 
 
 # --- servers
@@ -290,6 +315,8 @@ def measure_peer(path: Path, counts: Sequence[int]) -> None:
     for one in results:
         what = f"prompt of {one['n_prompt']} tokens" if one["n_prompt"] else "one text"
         print(f"| {what} | {one['avg_ts']:,.1f} |", flush=True)
+    if not counts:
+        return
     flags = ["-np", str(max(counts)), "-c", str(512 * max(counts)), "-ngl", "99"]
     print_rates("llama.cpp", [server, "-m", str(path), *flags], counts)
 

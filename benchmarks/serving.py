@@ -15,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -63,7 +64,8 @@ async def run_clients(url: str, n_clients: int) -> tuple[float, float]:
 def running_server(command: list[str], port: int) -> Iterator[tuple[str, int]]:
     """Start a server and yield its URL and process id when it is ready."""
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it is collected
+    process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -72,7 +74,9 @@ def running_server(command: list[str], port: int) -> Iterator[tuple[str, int]]:
                     break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
-                sys.exit(f"the server ended before it was ready: {' '.join(command)}")
+                log.seek(0)
+                lines = log.read().decode(errors="replace").splitlines()[-20:]
+                sys.exit("\n".join([f"the server ended before it was ready: {' '.join(command)}", *lines]))
             if time.monotonic() > deadline:
                 sys.exit(f"the server did not start within two minutes: {' '.join(command)}")
         yield url, process.pid

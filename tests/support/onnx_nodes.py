@@ -52,11 +52,11 @@ def kinds(lowering: Lowering) -> list[str]:
     return [node.op_type for node in lowering.builder.nodes]
 
 
-def evaluate(context: BackendContext, text: list[int]) -> g.Array:
+def evaluate(context: BackendContext, text: list[int], n_ctx: int = N_CTX) -> g.Array:
     """Return the logits of a text in float64."""
     assert context.graph.logits is not None
     evaluator = g.Evaluator(context.graph, g.read_weights(context.model, context.quants))
-    return evaluator(text, g.TextState(context.graph, N_CTX), context.graph.logits)[0]
+    return evaluator(text, g.TextState(context.graph, n_ctx), context.graph.logits)[0]
 
 
 def worst_error(context: BackendContext) -> float:

@@ -1,17 +1,22 @@
 """Lowers the KV cache and attention.
 
 Rows of all tokens are packed. Attention needs them by slot: ``padded`` are the indices of the rows of each slot with
-tokens, ``(n_active, n_steps)``, and ``unpadded`` those of the rows of the result. `grouped_queries` has the node that
-attention over a cache becomes where it can; here are the standard operators for everything else.
+tokens, ``(n_active, n_steps)``, and ``unpadded`` those of the rows of the result. `paged_attention` and
+`grouped_queries` have the nodes that attention over a cache becomes where it can; here are the standard operators for
+everything else.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from llamafw import graph as g
+from llamafw_backends.onnx.block_table import BLOCK
 from llamafw_backends.onnx.grouped_queries import Attend, find_attend, runs_in_place
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lowers
+from llamafw_backends.onnx.paged_attention import add_paged, runs_paged
 
 LOWEST = {np.dtype(np.float32): -1e30, np.dtype(np.float16): -60000.0}
 """A score that softmax makes 0, by type; infinities would become NaN if all scores of a row had them."""
@@ -26,8 +31,9 @@ def lower_cache(value: g.Cache, low: Lowering) -> str:
     """
     attend = _find_node(value, low)
     types = low.cache_types if isinstance(attend, str) else [attend.cache_type] * 2
+    is_paged = not isinstance(attend, str) and attend.is_paged
     tensors = [
-        StateTensor(f"{len(low.states) + i}.{kind}", part.shape, dtype, True, value, turn)
+        StateTensor(f"{len(low.states) + i}.{kind}", part.shape, dtype, True, value, turn, is_paged)
         for i, (part, kind, dtype, turn) in enumerate(
             ((value.k, "key", types[0], rotation_of(value.k)), (value.v, "value", types[1], None))
         )
@@ -53,14 +59,20 @@ def _find_node(value: g.Cache, low: Lowering) -> Attend | str:
     is_float32 = low.builder.float_type == np.float32  # then kernels convert a whole cache of another type in each step
     types = (low.builder.float_type, low.builder.float_type) if is_float32 else low.cache_types
     attend = find_attend(attention, types, len(readers))
-    if not isinstance(attend, str) and not runs_in_place(low.support, attend):
-        return "the provider has no GroupQueryAttention for it"
-    return attend
+    if isinstance(attend, str):
+        return attend
+    if runs_paged(low.support, attend):
+        return replace(attend, is_paged=True)
+    if runs_in_place(low.support, attend):
+        return attend
+    return "the provider has no PagedAttention or GroupQueryAttention for it"
 
 
 def _cache_shape(tensor: StateTensor) -> tuple[int | str, ...]:
     """Return the shape of a cache of all slots."""
     n_head, size = tensor.shape
+    if tensor.is_paged:
+        return (f"{tensor.name}.n_blocks", BLOCK, n_head, size)
     return ("n_slots", n_head, f"{tensor.name}.n_positions", size)
 
 
@@ -109,13 +121,31 @@ def lower_key_value(value: g.KeyValue, low: Lowering) -> str:
 
 @lowers(g.Attention)
 def lower_attention(value: g.Attention, low: Lowering) -> str:
-    """Lower attention to GroupQueryAttention if there is such a node for it, otherwise to standard operators."""
+    """Lower attention to a node that also writes the caches, if there is one for it, or to standard operators."""
     attend = low.memo.get(("node", value.past))
     if attend is not None:
-        low.chosen[value] = "GroupQueryAttention"
-        return _add_node(value, attend, low)
+        low.chosen[value] = "PagedAttention" if attend.is_paged else "GroupQueryAttention"
+        return (_add_paged_node if attend.is_paged else _add_node)(value, attend, low)
     low.chosen[value] = "standard operators"
     return _lower_attention(value, low)
+
+
+def _add_paged_node(value: g.Attention, attend: Attend, low: Lowering) -> str:
+    """Add PagedAttention, which also writes the new keys and values to the caches."""
+    b, past = low.builder, value.past
+    q, k, v = (low.reshape(low.of(one), g.size_of(one)) for one in (value.q, past.k, past.v))
+    if value.temperature is not None:
+        factors = _factors(low, value.temperature, value.temperature_offset)
+        q = b.node("Mul", q, b.node("Reshape", factors, b.ints(-1, 1)))
+    (keys, past_keys), (values, past_values) = low.memo[past]
+    outputs = [f"{b.scope}/attn/PagedAttention/{keys.name}", keys.present, values.present]
+    y = add_paged(b, attend, (q, k, v), (past_keys, past_values), _sinks(value, low), outputs=outputs)
+    return low.reshape(low.rows(y, attend.n_head * attend.size), attend.n_head, attend.size)
+
+
+def _sinks(value: g.Attention, low: Lowering) -> str:
+    """Return the extra scores of attention, ``(n_head,)``; "" if there are none."""
+    return "" if value.sinks is None else low.small_weight(value.sinks)
 
 
 def _add_node(value: g.Attention, attend: Attend, low: Lowering) -> str:
@@ -130,8 +160,7 @@ def _add_node(value: g.Attention, attend: Attend, low: Lowering) -> str:
         rows[0] = b.node("Mul", rows[0], b.node("Reshape", factors, b.ints(0, 0, 1)))
     (keys, past_keys), (values, past_values) = low.memo[past]
     outputs = [f"{b.scope}/attn/GroupQueryAttention/{keys.name}", keys.present, values.present]
-    sinks = "" if value.sinks is None else low.small_weight(value.sinks)
-    y = attend.add(b, (rows[0], rows[1], rows[2]), (past_keys, past_values), sinks, outputs=outputs)
+    y = attend.add(b, (rows[0], rows[1], rows[2]), (past_keys, past_values), _sinks(value, low), outputs=outputs)
     flat = b.node("Reshape", y, b.ints(-1, attend.n_head * attend.size))
     y = b.node("Gather", flat, b.input("slot_unpadded", np.int64, ["n_tokens"]), axis=0)
     return low.reshape(low.rows(y, attend.n_head * attend.size), attend.n_head, attend.size)

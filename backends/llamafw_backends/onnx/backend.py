@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,24 @@ from llamafw_backends.onnx import (
     rotary,
     row_lowering,
 )
-from llamafw_backends.onnx.batch_inputs import Inputs, Part, divide
+from llamafw_backends.onnx.batch_inputs import Inputs, Part, block_inputs, divide
+from llamafw_backends.onnx.captured_steps import (
+    CapturedSteps,
+    run_options,
+)
 from llamafw_backends.onnx.code_products import INT8
 from llamafw_backends.onnx.device_tensors import Device, SlotTensors, mib
 from llamafw_backends.onnx.gpu_facts import describe_gpu
 from llamafw_backends.onnx.key_rotation import rotate_back
 from llamafw_backends.onnx.lowering import Lowering, StateTensor, lower_graph
 from llamafw_backends.onnx.model_builder import Array, ModelBuilder
+from llamafw_backends.onnx.model_sessions import open_model
 from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
-from llamafw_backends.onnx.sessions import first_line, free_unused_memory, is_out_of_memory, make_options, open_session
+from llamafw_backends.onnx.saved_states import n_bytes, pack, shapes_like, state_digest, unpack
+from llamafw_backends.onnx.sessions import (
+    free_unused_memory,
+    is_out_of_memory,
+)
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
 from llamafw_backends.onnx.top_logits import TopLogits, selects
@@ -85,13 +94,15 @@ class OnnxBackend:
         self.n_slots, self.n_batch = options.n_slots, options.n_batch
         self.n_ctx = graph.context_length(options.n_ctx)
         self.n_vocab, self.n_embd, self._n_types = graph.n_vocab, graph.n_embd, graph.n_types
+        self._n_hidden_rows = graph.n_hidden_rows
         self.whole_texts = not graph.causal
         self._n_ubatch = options.n_batch if self.whole_texts else options.n_ubatch
 
         started = time.monotonic()
         self._device = device = choose_device(context)
         self._support = support = support_of(device)
-        self._n_threads, self._base = count_threads(options), context
+        self._n_threads = count_threads(options) if support.is_cpu else 1  # idle threads would take time from others
+        self._base = context
         self._context = context.adapted or context
         lowering = lower(self._context, support, self.n_ctx)
         self._states: Sequence[StateTensor] = lowering.states
@@ -99,6 +110,7 @@ class OnnxBackend:
         self._load(lowering)
         n_padded = self._n_ubatch if grouped_queries.ROWS in self._input_names else 0
         self._slots = SlotTensors(device, self._states, self.n_slots, self.n_ctx + n_padded)
+        self._add_steps()
         log_ignored_flags(context)
         context.log(f"onnx backend: {self._facts()}, loaded in {time.monotonic() - started:.1f} s")
         self._n_tokens = [0] * self.n_slots
@@ -122,40 +134,34 @@ class OnnxBackend:
         lowering = lower(after, self._support, self.n_ctx)
         if state_digest(lowering.states) != state_digest(self._states):
             raise ModelError(f"{after.model.path}: slots would keep other tensors with these adapters than without")
-        del self._session
+        del self._steps, self._session
         try:
             self._load(lowering)
         except LlamafwError:
             self._load(lower(before, self._support, self.n_ctx))
+            self._add_steps()
             raise
         self._context = after
+        self._add_steps()
 
     def _load(self, lowering: Lowering) -> None:
         """Open a session with a model."""
-        float_type, n_scales = self._support.float_type, lowering.context.graph.n_scales
-        self._inputs = Inputs(lowering.tensors, lowering.lookups, lowering.rotations, self.n_ctx, float_type, n_scales)
         self._input_names = set(lowering.builder.input_names)
+        self._inputs = Inputs.of(lowering)
         self._weight_bytes = n_bytes(lowering.builder.weights.values())
-        self._session = self._open(lowering.builder, self._base.options.threads.poll)
+        self._session, self._can_capture = open_model(
+            self._device,
+            lowering.builder,
+            self._n_threads,
+            self.n_slots,
+            poll=self._support.is_cpu and self._base.options.threads.poll > 0,
+        )
+        self._steps: CapturedSteps | None = None
 
-    def _open(self, builder: ModelBuilder, poll: int) -> ort.InferenceSession:
-        """Return a session with the model; the weights in the builder are dropped, because the session has copies."""
-        config = {
-            "session.intra_op.allow_spinning": "0" if poll == 0 else "1",
-            "session.use_device_allocator_for_initializers": "1",  # the arena would take more than they need
-        }
-        options, model = make_options(self._n_threads, config), builder.build().SerializeToString()
-        try:
-            return open_session(model, options, self._device.providers, builder.weights)
-        except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
-            if is_out_of_memory(error):
-                message = f"{self._device} has not enough memory for {mib(self._weight_bytes)} of weights"
-                raise LlamafwError(f"{message}; take a smaller model or -ngl 0") from error
-            raise LlamafwError(f"ONNX Runtime cannot open the model on {self._device}: {first_line(error)}") from error
-        finally:
-            builder.weights.clear()
-            del options
-            free_unused_memory()
+    def _add_steps(self) -> None:
+        """Capture steps from now on, if the device and the model allow it."""
+        if self._can_capture:
+            self._steps = CapturedSteps(self._session, self._device, self._slots, self._base.log)
 
     def _facts(self) -> str:
         """Return what start-up logs: where the model runs, and what it takes there."""
@@ -181,10 +187,11 @@ class OnnxBackend:
         shape = (len(batch.outputs), n)
         ids, rows = np.empty(shape, np.int32), np.empty(shape, np.float32)
         top = self._top = self._top or TopLogits(self._device)
-        for part in divide(batch, self._n_ubatch):
+        for part in divide(batch, self._n_ubatch, pads=self._inputs.pads):
             logits = self._run(part, "logits", self._device)
             if len(part.places):
-                ids[part.places], rows[part.places] = top.select(logits, n, n_vocab)
+                found = top.select(logits, n, n_vocab)
+                ids[part.places], rows[part.places] = (array[: len(part.places)] for array in found)
         return ids, rows
 
     def hidden(self, batch: Batch) -> Floats:
@@ -196,7 +203,7 @@ class OnnxBackend:
         self._check(batch)
         logits = np.empty((len(batch.outputs), self.n_vocab), np.float32)
         hidden = np.empty((len(batch.tokens), self.n_embd), np.float32)
-        for part in divide(batch, self._n_ubatch):
+        for part in divide(batch, self._n_ubatch, pads=self._inputs.pads):
             rows = [one.numpy() for one in self._compute(part, "logits", None, all_hidden=True)[:2]]
             hidden[part.indices], logits[part.places] = rows
         return logits, hidden
@@ -204,8 +211,8 @@ class OnnxBackend:
     def _rows(self, batch: Batch, output: str, size: int) -> Floats:
         self._check(batch)
         rows = np.empty((len(batch.outputs), size), np.float32)
-        for part in divide(batch, self._n_ubatch):
-            rows[part.places] = self._run(part, output).numpy()
+        for part in divide(batch, self._n_ubatch, pads=self._inputs.pads):
+            rows[part.places] = self._run(part, output).numpy()[: len(part.places)]
         return rows
 
     def _run(self, part: Part, output: str, device: Device | None = None) -> ort.OrtValue:
@@ -219,23 +226,16 @@ class OnnxBackend:
 
         ``output`` is what is wanted, on the device if one is given. See `Inputs.make` for ``all_hidden``.
         """
+        ends = part.ends
         self._slots.reserve(part.n_positions if grouped_queries.ROWS in self._input_names else part.n_keys)
+        self._slots.reserve_blocks(ends)
         slot_range = part.slot_range if self._slots.can_divide else (0, self.n_slots)
         feeds = self._inputs.make(part, slot_range, logits=output == "logits", all_hidden=all_hidden)
-        binding = self._session.io_binding()
-        for name in self._input_names & feeds.keys():
-            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
-        names = ["hidden"] if self._graph.logits is None else ["hidden", "logits"]
-        for name in names:
-            if device is None or name != output:
-                binding.bind_output(name, "cpu")
-            else:
-                binding.bind_output(name, device.kind, device.number)
-        self._slots.bind(binding, *slot_range)
-
-        ends = {int(slot): int(position) + 1 for slot, position in zip(part.slots, part.positions, strict=True)}
+        feeds |= block_inputs(part, self._slots.blocks)
         try:
-            self._session.run_with_iobinding(binding)
+            plain = partial(self._run_once, feeds, slot_range, output, device)
+            steps = self._steps if output == "logits" and not all_hidden else None
+            outputs = (steps.run(part, feeds, plain) if steps is not None and steps.takes(part) else None) or plain()
         except Exception as error:
             for slot, end in ends.items():
                 self._n_tokens[slot] = end  # the states may have changed, so go back to a snapshot
@@ -249,6 +249,22 @@ class OnnxBackend:
             raise LlamafwError(f"ONNX Runtime has failed: {error}") from error
         for slot, end in ends.items():
             self._n_tokens[slot] = end
+        return outputs
+
+    def _run_once(
+        self, feeds: Mapping[str, Array], slot_range: tuple[int, int], output: str, device: Device | None
+    ) -> Sequence[ort.OrtValue]:
+        """Run the model with inputs of any shapes; see `_compute`."""
+        binding = self._session.io_binding()
+        for name in self._input_names & feeds.keys():
+            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+        for name in ["hidden"] if self._graph.logits is None else ["hidden", "logits"]:
+            if device is None or name != output:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, device.kind, device.number)
+        self._slots.bind(binding, *slot_range)
+        self._session.run_with_iobinding(binding, None if self._steps is None else run_options(None))
         return list(binding.get_outputs())
 
     def _check(self, batch: Batch) -> None:
@@ -257,7 +273,7 @@ class OnnxBackend:
             raise RequestError(f"scales of shape {batch.scales.shape} do not fit {len(batch.tokens)} tokens")
         tokens = np.asarray(batch.tokens)
         batch.checked_types(self._n_types)
-        batch.check_hidden(self._graph.n_hidden_rows)
+        batch.check_hidden(self._n_hidden_rows)
         if self.n_vocab and not ((tokens >= 0) & (tokens < self.n_vocab)).all():
             raise RequestError(f"a token of {tokens.tolist()} is not in the vocabulary of {self.n_vocab} tokens")
         seen: dict[int, int] = {}
@@ -278,8 +294,13 @@ class OnnxBackend:
             position, fixed = self._fixed_at(slot, n)
             for state, array in zip(self._fixed, fixed, strict=True):
                 self._slots.write(state, slot, array)
-            self._n_tokens[slot] = position
+            self._cut(slot, position)
         return self._n_tokens[slot]
+
+    def _cut(self, slot: int, n: int) -> None:
+        """Set the number of positions of a slot, which has had more."""
+        self._n_tokens[slot] = n
+        self._slots.cut(slot, n)
 
     def _fixed_at(self, slot: int, n: int) -> tuple[int, list[Array]]:
         """Return the last position of at most ``n`` at which the slot can be cut, and the fixed states there."""
@@ -311,7 +332,7 @@ class OnnxBackend:
                 rows = rotate_back(rows, state.rotation, n, self.n_ctx)
             if rows.shape[1]:
                 self._slots.write(state, slot, rows, first)
-        self._n_tokens[slot] = end - n
+        self._cut(slot, end - n)
 
     # --- saved states: keys and values, fixed states, then the position and the fixed states of each snapshot
 
@@ -325,9 +346,7 @@ class OnnxBackend:
 
     def _like(self, n: int) -> list[Array]:
         """Return arrays of the shapes and types of what a slot of ``n`` positions keeps; they use no memory."""
-        shapes = [((state.shape[0], n, state.shape[1]), state.dtype) for state in self._caches]
-        shapes += [(state.shape, state.dtype) for state in self._fixed]  # type: ignore[misc]  # of any length
-        return [np.broadcast_to(np.zeros((), dtype), shape) for shape, dtype in shapes]
+        return shapes_like([*self._caches, *self._fixed], n)
 
     def save(self, slot: int, n: int) -> Bytes:
         """Return the state of the first ``n`` positions of ``slot``."""
@@ -338,8 +357,7 @@ class OnnxBackend:
         for before, states in self._snapshots[slot]:
             if before < n:
                 arrays += [np.array([before], np.int64), *states]
-        parts = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays)
-        return np.concatenate([np.zeros(0, np.uint8), *parts])
+        return pack(arrays)
 
     def restore(self, slot: int, n: int, state: Bytes) -> None:
         """Replace the contents of ``slot`` by the ``n`` positions in ``state``, which `save` returned."""
@@ -352,11 +370,12 @@ class OnnxBackend:
             raise LlamafwError(f"a state of {state.nbytes} bytes is not that of {n} positions, {n_bytes(like)} bytes")
 
         self._slots.reserve(n)
+        self._slots.reserve_blocks({slot: n})
         saved = unpack(state, [*like, *[np.zeros(1, np.int64), *fixed] * n_snapshots])
         for one, array in zip([*self._caches, *self._fixed], saved, strict=False):
             if array.size:
                 self._slots.write(one, slot, array)
-        self._n_tokens[slot] = n
+        self._cut(slot, n)
         self._snapshots[slot].cut(-1)
         rows = saved[len(like) :]
         for i in range(n_snapshots):
@@ -377,24 +396,5 @@ class OnnxBackend:
 
     def close(self) -> None:
         """Free the memory of the session and of the slots."""
-        del self._session, self._slots
-
-
-def state_digest(states: Iterable[StateTensor]) -> str:
-    """Return a text that differs if slots keep other tensors: they depend on the nodes that a provider has."""
-    text = repr([(state.name, state.shape, str(state.dtype)) for state in states])
-    return sha256(text.encode()).hexdigest()[:16]
-
-
-def n_bytes(arrays: Iterable[Array]) -> int:
-    """Return the size of arrays in bytes."""
-    return sum(array.nbytes for array in arrays)
-
-
-def unpack(state: Bytes, like: Sequence[Array]) -> list[Array]:
-    """Return arrays of the shapes and types of ``like``, which follow one another in ``state``."""
-    arrays, start = [], 0
-    for array in like:
-        arrays.append(state[start : start + array.nbytes].copy().view(array.dtype).reshape(array.shape))
-        start += array.nbytes
-    return arrays
+        del self._steps, self._session, self._slots, self._snapshots
+        free_unused_memory()

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llamafw import Batch, Floats
 from llamafw import graph as g
+from llamafw_backends.onnx.block_table import BlockTable, count_blocks
+from llamafw_backends.onnx.embedding_rows import EmbeddingRows
 from llamafw_backends.onnx.model_builder import Array
 from llamafw_backends.onnx.tensors import Tensors
 
+if TYPE_CHECKING:
+    from llamafw_backends.onnx.lowering import Lowering
+
 Ints = npt.NDArray[np.int64]
+
+PADDED = {"padded", "slot_rows"}
+"""The inputs with a row for each slot that is as long as the longest."""
+
+MAX_SLOTS = 256
+"""How many slots PagedAttention takes at once; genai, which is built on it, has the same limit."""
 
 MAX_PADDING = 256
 """How many rows without a token a run may have: above this, two runs are quicker than one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """Tokens that are computed at once: some of a batch.
 
@@ -48,7 +60,7 @@ class Part:
     scales: Floats | None = None
     hidden: Floats | None = None
 
-    @property
+    @cached_property
     def starts(self) -> Ints:
         """The index of the first token of each slot, and the number of tokens at the end."""
         changes = np.flatnonzero(np.diff(self.slots)) + 1
@@ -59,6 +71,12 @@ class Part:
         """The first slot, and how many there are from it to the last one."""
         first = int(self.slots.min())
         return first, int(self.slots.max()) + 1 - first
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """How many positions each slot has after these tokens."""
+        lasts = self.starts[1:] - 1
+        return dict(zip(self.slots[lasts].tolist(), (self.positions[lasts] + 1).tolist(), strict=True))
 
     @property
     def n_padding(self) -> int:
@@ -88,8 +106,8 @@ class Part:
         return max(int(self.positions[starts[:-1]].max()), 1) + int(np.diff(starts).max())
 
 
-def divide(batch: Batch, size: int) -> list[Part]:
-    """Return a batch in parts of at most ``size`` tokens, without much padding."""
+def divide(batch: Batch, size: int, *, pads: bool = True) -> list[Part]:
+    """Return a batch in parts of at most ``size`` tokens; without much padding, if the model pads."""
     kinds = np.zeros_like(batch.tokens) if batch.types is None else batch.types
     arrays = (batch.tokens, batch.positions, batch.slots, kinds, batch.outputs)
     tokens, positions, slots, types, outputs = (np.asarray(array, np.int64) for array in arrays)
@@ -111,7 +129,7 @@ def divide(batch: Batch, size: int) -> list[Part]:
             scales,
             hidden,
         )
-        parts += separate(of_part)
+        parts += separate(of_part) if pads else with_few_slots(of_part)
     return parts
 
 
@@ -126,6 +144,14 @@ def separate(part: Part) -> list[Part]:
         groups = [active[kinds == kind] for kind in sorted(set(kinds))]
         return [one for group in groups for one in separate(part.of_slots(group))]
     return [part.of_slots(active[i : i + 1]) for i in range(len(active))]
+
+
+def with_few_slots(part: Part) -> list[Part]:
+    """Return a part, divided so that each has at most `MAX_SLOTS` slots."""
+    active = part.slots[part.starts[:-1]]
+    if len(active) <= MAX_SLOTS:
+        return [part]
+    return [part.of_slots(active[i : i + MAX_SLOTS]) for i in range(0, len(active), MAX_SLOTS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +172,8 @@ class Inputs:
         The type of activations.
     n_scales : int
         Scales of each token; 0: the model has no adapters.
+    pads : bool
+        Whether the model has nodes with as many rows for each slot as the longest has tokens.
     """
 
     tensors: Tensors
@@ -154,6 +182,22 @@ class Inputs:
     n_ctx: int
     float_type: np.dtype[Any]
     n_scales: int = 0
+    pads: bool = True
+    _frequencies: dict[str, Any] = field(default_factory=dict)  # of the rotations
+    _rows: dict[str, EmbeddingRows] = field(default_factory=dict)  # of the embeddings
+
+    @classmethod
+    def of(cls, lowering: Lowering) -> Inputs:
+        """Return what makes the inputs of a model that has been lowered."""
+        return cls(
+            lowering.tensors,
+            lowering.lookups,
+            lowering.rotations,
+            lowering.n_ctx,
+            lowering.builder.float_type,
+            lowering.context.graph.n_scales,
+            pads=not PADDED.isdisjoint(lowering.builder.input_names),
+        )
 
     def make(
         self, part: Part, slot_range: tuple[int, int], *, logits: bool, all_hidden: bool = False
@@ -173,10 +217,6 @@ class Inputs:
         """
         starts, slots = part.starts, part.slots - slot_range[0]
         lengths, active = np.diff(starts), slots[starts[:-1]]
-        steps = np.arange(lengths.max())
-        padded = np.where(steps < lengths[:, None], starts[:-1, None] + steps, starts[:-1, None])
-        step_of = np.arange(len(part.tokens)) - np.repeat(starts[:-1], lengths)
-        unpadded = np.repeat(np.arange(len(active)), lengths) * len(steps) + step_of
         inputs: dict[str, Array] = {
             "tokens": part.tokens,
             "positions": part.positions,
@@ -187,8 +227,7 @@ class Inputs:
             "active": active,
             "lengths": lengths,
             "sequence_starts": starts.astype(np.int32),
-            "padded": padded,
-            "unpadded": unpadded,
+            "past_lengths": part.positions[starts[:-1]].astype(np.int32),
             "n_keys": np.array([part.n_keys]),
             "scales": (np.zeros((len(slots), self.n_scales)) if part.scales is None else part.scales).astype(
                 self.float_type
@@ -196,23 +235,38 @@ class Inputs:
         }
         if part.hidden is not None:
             inputs["hidden_rows"] = part.hidden.astype(self.float_type)
-        ends = part.positions[starts[1:] - 1]
-        inputs |= _by_slot(slot_range[1], active, lengths, padded, ends)
-        inputs["slot_unpadded"] = slots * len(steps) + step_of
+        if self.pads:
+            inputs |= _padded_inputs(part, slots, slot_range[1])
         for name, lookup in self.lookups.items():
             assert isinstance(lookup.ids, g.Input)  # the lookups with others are computed in the model
-            inputs[name] = self.tensors.rows(lookup.weight, inputs[lookup.ids.name])
+            if name not in self._rows:
+                self._rows[name] = EmbeddingRows(self.tensors, lookup.weight)
+            inputs[name] = self._rows[name][inputs[lookup.ids.name]]
         for name, rotation in self.rotations.items():
             inputs |= self._angles(name, rotation, part.positions)
         return inputs
 
     def _angles(self, name: str, rotation: g.Rotation, positions: Ints) -> dict[str, Array]:
-        angles = positions[:, None, None] * rotation.frequencies_for(self.n_ctx)
+        if name not in self._frequencies:
+            self._frequencies[name] = rotation.frequencies_for(self.n_ctx)
+        angles = positions[:, None, None] * self._frequencies[name]
         functions: dict[str, Callable[[Any], Any]] = {"cos": np.cos, "sin": np.sin}
         return {
             f"{name}.{kind}": (function(angles) * rotation.magnitude).astype(self.float_type)
             for kind, function in functions.items()
         }
+
+
+def _padded_inputs(part: Part, slots: Ints, n_slots: int) -> dict[str, Array]:
+    """Return the inputs of nodes that have as many rows for each slot as the longest has tokens."""
+    starts = part.starts
+    lengths, active = np.diff(starts), slots[starts[:-1]]
+    steps = np.arange(lengths.max())
+    padded = np.where(steps < lengths[:, None], starts[:-1, None] + steps, starts[:-1, None])
+    step_of = np.arange(len(slots)) - np.repeat(starts[:-1], lengths)
+    unpadded = np.repeat(np.arange(len(active)), lengths) * len(steps) + step_of
+    by_slot = _by_slot(n_slots, active, lengths, padded, part.positions[starts[1:] - 1])
+    return {"padded": padded, "unpadded": unpadded, "slot_unpadded": slots * len(steps) + step_of, **by_slot}
 
 
 def _by_slot(n_slots: int, active: Ints, lengths: Ints, padded: Ints, last: Ints) -> dict[str, Array]:
@@ -226,3 +280,11 @@ def _by_slot(n_slots: int, active: Ints, lengths: Ints, padded: Ints, last: Ints
         "last_positions": ends,
         "n_cached": np.array(last.max() + 1, np.int32),
     }
+
+
+def block_inputs(part: Part, blocks: BlockTable) -> dict[str, Array]:
+    """Return the inputs of nodes that read caches in blocks; the number of columns is a power of two."""
+    starts = part.starts
+    n_columns = 1 << (count_blocks(part.n_keys) - 1).bit_length()
+    bounds = np.array([np.diff(starts).max(), part.n_keys], np.int32)
+    return {"block_table": blocks.rows(part.slots[starts[:-1]].tolist(), n_columns), "attention_bounds": bounds}

@@ -7,12 +7,17 @@ MatMulNBits has codes of 2, 4 and 8 bits. Codes of 6 bits are divided into their
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from llamafw_backends.onnx.block_formats import BlockCodes, pack_codes
-from llamafw_backends.onnx.model_builder import ModelBuilder
+from llamafw import Bytes
+from llamafw_backends.onnx.block_formats import BlockCodes, Codes, Read, pack_codes
+from llamafw_backends.onnx.model_builder import Array, ModelBuilder
 from llamafw_backends.onnx.probes import multiplies_blocks
 from llamafw_backends.onnx.support import Support
 
@@ -23,6 +28,11 @@ GPU_BITS = ((2,), (4,), (4, 2), (8,))
 CPU_BITS = ((4,), (4, 4), (8,))
 """The bits of the nodes, the best ones first. On CPUs, products of floats with 2 bits take a hundred times as long as
 with 4, and those with 8 bits have no fast kernel."""
+
+CHUNK_BYTES = 2**18
+"""Bytes of a matrix that a thread converts at once: what that needs stays in its cache."""
+
+MAX_THREADS = 8
 
 INT8_BITS = ((4,), (8,))
 """The same for activations that are rounded to 8 bits, on CPUs."""
@@ -45,6 +55,28 @@ class Form:
 
     def __str__(self) -> str:
         return f"{' + '.join(map(str, self.bits))} bits"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCodes:
+    """A matrix as the nodes of a form read it.
+
+    Attributes
+    ----------
+    parts : tuple of array
+        ``(n_rows, n_blocks, n_bytes)`` uint8 for each node.
+    scales : array
+        ``(n_rows, n_blocks)`` in the type of the activations.
+    offsets : array, optional
+        The same for offsets; None: they are 0.
+    block_size : int
+        Weights per block.
+    """
+
+    parts: tuple[Codes, ...]
+    scales: Array
+    offsets: Array | None
+    block_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +122,60 @@ def _runs(support: Support, form: Form, block_size: int) -> bool:
     )
 
 
-def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, form: Form, name: str) -> str:
+def pack(codes: BlockCodes, form: Form, float_type: np.dtype[Any]) -> PackedCodes:
+    """Return a matrix as the nodes of a form read it."""
+    shift, parts = sum(form.bits), []
+    whole = codes.widened(shift).codes
+    for bits in form.bits:
+        shift -= bits
+        parts.append(pack_codes(whole >> np.uint8(shift) & np.uint8(2**bits - 1), bits))
+    offsets = None if codes.offsets is None else codes.offsets.astype(float_type)
+    return PackedCodes(tuple(parts), codes.scales.astype(float_type), offsets, codes.block_size)
+
+
+def pack_rows(matrices: Sequence[tuple[Read, Bytes]], form: Form, float_type: np.dtype[Any]) -> PackedCodes:
+    """Return matrices, one below the other, as the nodes of a form read them; threads share the work.
+
+    Parameters
+    ----------
+    matrices : sequence of (callable, array)
+        What reads the codes of each one, and the bytes of its rows, ``(n_rows, n_bytes)`` uint8.
+    form : Form
+        The nodes.
+    float_type : numpy type
+        The type of scales and offsets.
+    """
+    read, rows = matrices[0]
+    like = pack(read(rows[:1]), form, float_type)
+    n_rows, n_at_once = sum(len(rows) for _, rows in matrices), max(1, CHUNK_BYTES // rows.shape[1])
+    packed = PackedCodes(
+        tuple(np.empty((n_rows, *part.shape[1:]), part.dtype) for part in like.parts),
+        np.empty((n_rows, like.scales.shape[1]), float_type),
+        None if like.offsets is None else np.empty((n_rows, like.scales.shape[1]), float_type),
+        like.block_size,
+    )
+
+    def convert(task: tuple[Read, Bytes, int]) -> None:
+        read, rows, first = task
+        one, place = pack(read(rows), form, float_type), slice(first, first + len(rows))
+        for whole, part in zip(packed.parts, one.parts, strict=True):
+            whole[place] = part
+        packed.scales[place] = one.scales
+        if packed.offsets is not None:
+            packed.offsets[place] = one.offsets
+
+    ends = np.cumsum([len(rows) for _, rows in matrices]).tolist()
+    tasks = [
+        (read, rows[start : start + n_at_once], end - len(rows) + start)
+        for (read, rows), end in zip(matrices, ends, strict=True)
+        for start in range(0, len(rows), n_at_once)
+    ]
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        list(pool.map(convert, tasks))
+    return packed
+
+
+def add_block_product(b: ModelBuilder, x: str, codes: PackedCodes, form: Form, name: str) -> str:
     """Add the product of rows with a block-quantised matrix.
 
     Weights are ``scale · (code − middle) + offset``, where the middle is half of the codes' range, as MatMulNBits takes
@@ -102,7 +187,7 @@ def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, form: Form, na
         The model.
     x : str
         The rows, ``(…, n_in)``.
-    codes : BlockCodes
+    codes : PackedCodes
         The matrix.
     form : Form
         The nodes.
@@ -134,18 +219,13 @@ def add_block_product(b: ModelBuilder, x: str, codes: BlockCodes, form: Form, na
     return y
 
 
-def add_codes(b: ModelBuilder, codes: BlockCodes, form: Form, name: str) -> StoredCodes:
+def add_codes(b: ModelBuilder, codes: PackedCodes, form: Form, name: str) -> StoredCodes:
     """Add the tensors of a matrix to a model, unless they have been added."""
-    shift, names = sum(form.bits), []
-    whole = codes.widened(shift).codes
-    for i, bits in enumerate(form.bits):
-        shift -= bits
-        part = whole >> np.uint8(shift) & np.uint8(2**bits - 1)
-        ending = ("high", "low")[i] if len(form.bits) > 1 else "codes"
-        names.append(b.weight(f"{name}.{ending}", pack_codes(part, bits)))
-    scales, offsets = b.weight(f"{name}.scales", codes.scales.astype(b.float_type)), ""
+    endings = ("high", "low") if len(form.bits) > 1 else ("codes",)
+    names = [b.weight(f"{name}.{ending}", part) for ending, part in zip(endings, codes.parts, strict=True)]
+    scales, offsets = b.weight(f"{name}.scales", codes.scales), ""
     if codes.offsets is not None:
-        offsets = b.weight(f"{name}.offsets", np.ascontiguousarray(codes.offsets.T.astype(b.float_type)))
+        offsets = b.weight(f"{name}.offsets", np.ascontiguousarray(codes.offsets.T))
     return StoredCodes(tuple(names), scales, offsets)
 
 

@@ -30,7 +30,7 @@ from llamafw import graph as g
 from llamafw_backends.onnx.backend import start_lowering
 from llamafw_backends.onnx.code_products import add_codes
 from llamafw_backends.onnx.lowering import Lowering, lower_graph
-from llamafw_backends.onnx.matrices import add_transposed, form_of, matrix_name, read_codes
+from llamafw_backends.onnx.matrices import add_transposed, form_of, matrix_name, packed_codes
 from llamafw_backends.onnx.model_builder import Array, Dimensions, ModelBuilder
 from llamafw_backends.onnx.placement import choose_device, support_of
 from llamafw_backends.onnx.providers import PROVIDERS
@@ -283,7 +283,7 @@ def _add_lookup(low: Lowering, value: g.EmbeddingLookup) -> str:
     if form is None:
         return str(b.node("Cast", _look_up_floats(low, weight, ids), to=FLOAT))
 
-    codes = read_codes(low, weight)
+    codes = packed_codes(low, form, weight)
     n_blocks, size = codes.scales.shape[1], codes.block_size
     stored = add_codes(b, codes, form, matrix_name(weight))
     shift, whole = sum(form.bits), b.constant(-(2 ** (sum(form.bits) - 1)), np.int32)

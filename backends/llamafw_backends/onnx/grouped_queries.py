@@ -6,7 +6,7 @@ the right. ``query_lengths`` says how many there are, 0 for an idle slot, and ``
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ ROWS = "slot_rows"
 
 @dataclass(frozen=True, slots=True)
 class Attend:
-    """The attributes of GroupQueryAttention."""
+    """The attributes of GroupQueryAttention, or of PagedAttention."""
 
     n_head: int
     n_head_kv: int
@@ -31,6 +31,19 @@ class Attend:
     window: int | None = None
     softcap: float | None = None
     has_sinks: bool = False
+    is_paged: bool = False
+
+    def small(self) -> Attend:
+        """Return the attributes of a tiny model that shows whether the node works."""
+        window = None if self.window is None else 3
+        softcap = None if self.softcap is None else 2.0
+        return replace(self, n_head=4, n_head_kv=2, window=window, softcap=softcap)
+
+    def describe(self, node: str) -> str:
+        """Return what is tried with a tiny model."""
+        parts = [f"{node} with heads of {self.size} numbers, a cache of {self.cache_type}"]
+        parts += ["a window"] * (self.window is not None) + ["limited scores"] * (self.softcap is not None)
+        return ", ".join(parts + ["sinks"] * self.has_sinks)
 
     def add(self, b: ModelBuilder, rows: tuple[str, str, str], past: tuple[str, str], sinks: str, **names: Any) -> str:
         """Add the node.
@@ -86,13 +99,8 @@ def find_attend(value: g.Attention, cache_types: tuple[np.dtype[Any], np.dtype[A
 
 def runs_in_place(support: Support, attend: Attend) -> bool:
     """Return whether the provider has the node for ragged batches with idle slots."""
-    window = None if attend.window is None else 3
-    softcap = None if attend.softcap is None else 2.0
-    small = Attend(4, 2, attend.size, attend.scale, attend.cache_type, window, softcap, attend.has_sinks)
-    parts = [f"GroupQueryAttention with heads of {small.size} numbers, a cache of {small.cache_type}"]
-    parts += ["a window"] * (window is not None) + ["limited scores"] * (softcap is not None)
-    parts += ["sinks"] * small.has_sinks
-    return support.runs(", ".join(parts), lambda: _ragged(support.float_type, small))
+    small = attend.small()
+    return support.runs(small.describe("GroupQueryAttention"), lambda: _ragged(support.float_type, small))
 
 
 def _ragged(dtype: np.dtype[Any], attend: Attend) -> Probe:
@@ -112,7 +120,7 @@ def _ragged(dtype: np.dtype[Any], attend: Attend) -> Probe:
             heads = part[slot, : n_new[slot]].reshape(-1, attend.n_head_kv, attend.size)
             array[slot, :, new] = heads.transpose(1, 0, 2)
         q = rows[0][slot, : n_new[slot]].reshape(-1, attend.n_head, attend.size)
-        expected[slot, : n_new[slot]] = _attend(attend, q, after[0][slot], after[1][slot], past[slot], sinks)
+        expected[slot, : n_new[slot]] = attend_in_float64(attend, q, after[0][slot], after[1][slot], past[slot], sinks)
     is_token = np.arange(n_steps) < n_new[:, None]
 
     def build(b: ModelBuilder) -> None:
@@ -138,8 +146,11 @@ def _ragged(dtype: np.dtype[Any], attend: Attend) -> Probe:
     return Probe(build, feeds, expected, states)
 
 
-def _attend(attend: Attend, q: Array, keys: Array, values: Array, n_past: int, sinks: Array | None) -> Array:
-    """Return the attention of the queries of a slot, ``(n, n_head · size)`` float64."""
+def attend_in_float64(attend: Attend, q: Array, keys: Array, values: Array, n_past: int, sinks: Array | None) -> Array:
+    """Return the attention of the queries of a slot, ``(n, n_head · size)`` float64.
+
+    Queries are ``(n, n_head, size)``, keys and values ``(n_head_kv, n_positions, size)``.
+    """
     times, n = attend.n_head // attend.n_head_kv, len(q)
     keys, values = (np.repeat(part, times, 0).astype(np.float64) for part in (keys, values))
     scores = np.einsum("nhs,hps->hnp", q.astype(np.float64), keys) * attend.scale

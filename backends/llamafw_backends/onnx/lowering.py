@@ -50,9 +50,10 @@ class StateTensor:
     name: str
     shape: tuple[int, ...]  # of one slot; for keys and values without their positions: (n_head, size)
     dtype: np.dtype[Any]
-    grows: bool  # True: keys or values, (n_slots, n_head, n_positions, size)
+    grows: bool  # True: keys or values, (n_slots, n_head, n_positions, size) or in blocks
     value: g.Value  # the cache or the operator that it belongs to
     rotation: g.Rotation | None = None  # that keys have, so that they can be moved to other positions
+    is_paged: bool = False  # keys or values in blocks, (n_blocks, BLOCK, n_head, size); see `block_table`
 
     @property
     def past(self) -> str:

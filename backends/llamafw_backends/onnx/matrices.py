@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llamafw import graph as g
-from llamafw_backends.onnx.block_formats import BlockCodes, find_format
-from llamafw_backends.onnx.code_products import INT8, Form, add_block_product, find_form
+from llamafw_backends.onnx.block_formats import BlockCodes, Read, find_format
+from llamafw_backends.onnx.code_products import INT8, Form, PackedCodes, add_block_product, find_form, pack_rows
 from llamafw_backends.onnx.lowering import weight_name
 
 if TYPE_CHECKING:
@@ -24,8 +23,13 @@ def add_product(low: Lowering, x: str, *weights: g.Weight) -> str:
     form = form_of(low, weights[0])
     if form is None:
         return str(low.builder.node("MatMul", x, add_transposed(low, *weights)))
-    codes = _joined([read_codes(low, weight) for weight in weights])
-    return add_block_product(low.builder, x, codes, form, matrix_name(*weights))
+    return add_block_product(low.builder, x, packed_codes(low, form, *weights), form, matrix_name(*weights))
+
+
+def packed_codes(low: Lowering, form: Form, *weights: g.Weight) -> PackedCodes:
+    """Return matrices of one type, one below the other, as the nodes of a form read them."""
+    matrices = [(_reader(low, weight), low.tensors.blocks(weight)) for weight in weights]
+    return pack_rows(matrices, form, low.builder.float_type)
 
 
 def add_transposed(low: Lowering, *weights: g.Weight) -> str:
@@ -70,9 +74,13 @@ def form_of(low: Lowering, weight: g.Weight) -> Form | None:
 
 def read_codes(low: Lowering, weight: g.Weight, n_rows: int | None = None) -> BlockCodes:
     """Return a matrix whose type has codes, or its first rows, as codes."""
+    return _reader(low, weight)(low.tensors.blocks(weight)[:n_rows])
+
+
+def _reader(low: Lowering, weight: g.Weight) -> Read:
     read = find_format(low.tensors.quant(weight))
     assert read is not None, "the caller asks has_codes"
-    return read(low.tensors.blocks(weight)[:n_rows])
+    return read
 
 
 def single_node_codes(low: Lowering, weight: g.Weight, n_rows: int | None = None) -> BlockCodes | None:
@@ -90,16 +98,3 @@ def single_node_codes(low: Lowering, weight: g.Weight, n_rows: int | None = None
 def matrix_name(*weights: g.Weight) -> str:
     """Return the start of the names of a product's tensors."""
     return "+".join(map(weight_name, weights))
-
-
-def _joined(codes: Sequence[BlockCodes]) -> BlockCodes:
-    """Return matrices, one below the other, as one."""
-    if len(codes) == 1:
-        return codes[0]
-    offsets = [one.offsets for one in codes if one.offsets is not None]
-    return BlockCodes(
-        codes[0].bits,
-        np.concatenate([one.codes for one in codes]),
-        np.concatenate([one.scales for one in codes]),
-        np.concatenate(offsets) if offsets else None,
-    )

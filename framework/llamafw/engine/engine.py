@@ -115,7 +115,9 @@ class BatchingEngine:
             copies_prefixes=(options.prompt_cache != 0 or hasattr(backend, "share_prefix")) and not backend.whole_texts,
             is_delayed=disk_reads.delays,
             aging=options.priority_aging,
-            prompt_budget=None if options.max_slowdown is None else PromptBudget(options.max_slowdown),
+            prompt_budget=None
+            if options.max_slowdown is None
+            else PromptBudget(options.max_slowdown, options.usual_gap),
         )
         self.adapters = adapters or Adapters()
         self.adapters.attach(self._run_job, backend, lambda: [*self._scheduler.waiting, *self._scheduler.running])

@@ -88,13 +88,14 @@ def test_system_prompt_file_is_used_unchanged(tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.inventory("C-018", "C-019", "C-101", "C-112", "C-121")
 def test_flags_reach_the_engine(tiny: Path) -> None:
     flags = "--timeout 3 --max-queue 5 -sps 0.7 -nocb -b 16 -ub 8 -cram 1 --verbose-prompt -dkvc"
-    flags += " --max-queue-priority 1=4,-3=2 --priority-aging 7 --prompt-slowdown 0"
+    flags += " --max-queue-priority 1=4,-3=2 --priority-aging 7 --prompt-slowdown 0 --prompt-gap 35"
     with loaded(tiny) as model:
         assert model.graph is not None
         options = load.engine_options(parse_settings(*flags.split()), model.model, model.graph, Plugins(), b"id")
     assert (options.timeout, options.max_queue, options.similarity, options.continuous) == (3, 5, 0.7, False)
     assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
     assert (options.max_queue_by_priority, options.priority_aging, options.max_slowdown) == ({1: 4, -3: 2}, 7, None)
+    assert options.usual_gap == 0.035
     assert (options.log_prompts, options.log_caches) == (True, True)
     assert options.fingerprint == b"id"
 

@@ -11,6 +11,8 @@ import pytest
 from checkpoints import all_checkpoints, write
 from llamafw import LlamafwError, ModelError, RequestError
 from llamafw.testing.batches import batch
+from llamafw_backends.onnx import backend as onnx_backend
+from llamafw_backends.onnx import model_sessions
 from support.adapters import NAMES, OPTIONS, TOKENS, TOLERANCE, adapted, expected
 from support.numba_backend import make_context
 from support.onnx_backend import open_backend
@@ -45,13 +47,13 @@ def test_failed_change_leaves_the_adapters_before(tmp_path: Path, monkeypatch: p
     with open_backend(path, **OPTIONS) as backend:
         backend.set_adapters(with_adapters)
         before = backend.forward(batch_with_scales).copy()
-        original = backend._open
+        original = model_sessions.open_model
 
-        def fail_once(builder: object, poll: int) -> object:
-            monkeypatch.setattr(backend, "_open", original)
+        def fail_once(*args: object, **options: object) -> object:
+            monkeypatch.setattr(onnx_backend, "open_model", original)
             raise LlamafwError("not enough memory")
 
-        monkeypatch.setattr(backend, "_open", fail_once)
+        monkeypatch.setattr(onnx_backend, "open_model", fail_once)
         with pytest.raises(LlamafwError, match="not enough memory"):
             backend.set_adapters(None)
         backend.truncate(0, 0)

@@ -14,7 +14,7 @@ from llamafw.testing.batches import batch
 from llamafw.testing.graphs import llama
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.onnx.backend import OnnxBackend
-from llamafw_backends.onnx.batch_inputs import MAX_PADDING, Part, divide
+from llamafw_backends.onnx.batch_inputs import MAX_PADDING, MAX_SLOTS, Part, divide
 from support.onnx_nodes import F32, evaluate, open_context
 
 
@@ -43,6 +43,14 @@ def test_distant_slots_are_separate() -> None:
 
 def test_single_tokens_stay_together() -> None:
     assert slots_of(divide(make_batch({0: 1, 400: 1, 7: 1}), 512)) == [{0, 7, 400}]
+
+
+def test_many_slots_are_divided_if_nothing_is_padded() -> None:
+    whole = make_batch({**dict.fromkeys(range(300), 1), 300: 50})
+    parts = divide(whole, 512, pads=False)
+    assert [len(slots) for slots in slots_of(parts)] == [MAX_SLOTS, 301 - MAX_SLOTS]
+    assert sorted(place for part in parts for place in part.places) == list(range(301))
+    assert divide(make_batch({0: 300, 1: 1}), 512, pads=False)[0].slot_range == (0, 2)
 
 
 @pytest.mark.parametrize("size", [7, 64, 512])

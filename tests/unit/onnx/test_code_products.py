@@ -12,9 +12,9 @@ from gguf.quants import dequantize
 
 from llamafw.testing.random_tensors import random_tensor
 from llamafw.testing.tiny import write_tiny_gguf
-from llamafw_backends.onnx import backend
+from llamafw_backends.onnx import backend, code_products
 from llamafw_backends.onnx.block_formats import FORMATS
-from llamafw_backends.onnx.code_products import INT8, Form, add_block_product, find_form
+from llamafw_backends.onnx.code_products import INT8, Form, add_block_product, find_form, pack, pack_rows
 from llamafw_backends.onnx.device_tensors import Device
 from llamafw_backends.onnx.model_builder import ModelBuilder
 from llamafw_backends.onnx.sessions import make_options, open_session
@@ -37,15 +37,17 @@ class Without2Bits(GpuLike):
 
 @pytest.mark.parametrize("bits", [(8,), (4, 4), (4, 2)], ids=str)
 @pytest.mark.parametrize("name", SIX_BITS)
-def test_sums_of_products_are_exact(name: str, bits: tuple[int, ...]) -> None:
+def test_sums_of_products_are_exact(name: str, bits: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The products with unit vectors are the weights that the gguf package unpacks."""
     n_out, n_in = 24, 512
     data: Any = random_tensor(np.random.default_rng(0), (n_out, n_in), name, std=0.1)
     expected = dequantize(data, GGMLQuantizationType[name])
 
     b = ModelBuilder(FLOAT32)
-    codes = FORMATS[name](data.view(np.uint8).reshape(n_out, -1))
-    y = add_block_product(b, b.input("x", FLOAT32, ["n", n_in]), codes, Form(bits), "w")
+    monkeypatch.setattr(code_products, "CHUNK_BYTES", 5 * data.nbytes // n_out)  # chunks of 5 rows
+    form, rows = Form(bits), data.view(np.uint8).reshape(n_out, -1)
+    codes = pack_rows([(FORMATS[name], rows[:17]), (FORMATS[name], rows[17:])], form, FLOAT32)
+    y = add_block_product(b, b.input("x", FLOAT32, ["n", n_in]), codes, form, "w")
     b.node("Identity", y, outputs=["y"])
     b.output("y", FLOAT32, ["n", n_out])
     session = open_session(b.build().SerializeToString(), make_options(), CPU, b.weights)
@@ -110,7 +112,7 @@ def n_device_bytes(name: str, rows: Any) -> tuple[Form, float]:
     b, n = ModelBuilder(FLOAT16), 16
     x = b.input("x", FLOAT16, ["n", codes.codes[0].size])
     for i in range(n):
-        add_block_product(b, x, codes, form, f"w{i}")
+        add_block_product(b, x, pack(codes, form, FLOAT16), form, f"w{i}")
     return form, sum(array.nbytes for array in b.weights.values()) / n
 
 

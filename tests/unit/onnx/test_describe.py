@@ -48,7 +48,7 @@ def test_description_says_why_there_is_no_better_node(path: Path) -> None:
     support = NoSupport([("CPUExecutionProvider", {})], make_lowering(open_context(path, build)).builder.float_type)
     text = describe_nodes(make_lowering(open_context(path, llama), support))
     assert "because the provider has no MatMulNBits for it" in text
-    assert "because the provider has no GroupQueryAttention for it" in text
+    assert "because the provider has no PagedAttention or GroupQueryAttention for it" in text
     assert "because the provider has no RotaryEmbedding for it" in text
 
 

@@ -12,22 +12,24 @@ import pytest
 from llamafw import RequestError
 from llamafw.testing.batches import batch
 from llamafw_backends.onnx.providers import choose
-from llamafw_backends.onnx.top_logits import TopLogits
+from llamafw_backends.onnx.top_logits import CHUNK, TopLogits
 from support.onnx_backend import open_backend
 
 N_LOGITS, N_VOCAB = 1000, 990
 
 
-def select(rows: Any, n: int) -> tuple[Any, Any]:
-    return TopLogits(choose("cpu")).select(ort.OrtValue.ortvalue_from_numpy(rows), n, N_VOCAB)
+def select(rows: Any, n: int, n_vocab: int = N_VOCAB) -> tuple[Any, Any]:
+    return TopLogits(choose("cpu")).select(ort.OrtValue.ortvalue_from_numpy(rows), n, n_vocab)
 
 
+@pytest.mark.parametrize("n_vocab", [N_VOCAB, CHUNK, 2 * CHUNK, 2 * CHUNK + 7, 5 * CHUNK - 1])
 @pytest.mark.parametrize("n", [1, 40, N_VOCAB])
-def test_highest_logits_are_in_descending_order(n: int) -> None:
-    rows = np.random.default_rng(0).integers(-50, 50, (3, N_LOGITS)).astype(np.float32)  # with equal ones
-    rows[:, N_VOCAB:] = 99
-    ids, highest = select(rows, n)
-    expected = np.argsort(-rows[:, :N_VOCAB], axis=1, kind="stable")[:, :n]
+def test_highest_logits_are_in_descending_order(n: int, n_vocab: int) -> None:
+    rows = np.random.default_rng(0).integers(-50, 50, (3, n_vocab + 10)).astype(np.float32)  # with equal ones
+    rows[:, n_vocab:] = 99
+    rows[1, : n_vocab - 3] = -np.inf
+    ids, highest = select(rows, n, n_vocab)
+    expected = np.argsort(-rows[:, :n_vocab], axis=1, kind="stable")[:, :n]
     assert (ids.dtype, highest.dtype) == (np.int32, np.float32)
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_array_equal(highest, np.take_along_axis(rows, expected, 1))
