@@ -188,6 +188,7 @@ def test_captured_steps_that_repeat_old_inputs_are_noticed(
     expected, backend = evaluate(context, TEXTS[0][:9]), OnnxBackend(context)
     backend.forward(batch((0, 0, TEXTS[0][:4]), outputs=[]))
     assert backend._steps is not None
+    backend.forward(batch((1, 0, TEXTS[1][:1]), outputs=[]))  # has no logits to compare
     rows = [backend.forward(batch((0, 4, TEXTS[0][4:5])))[0]]
     (step,) = backend._steps._steps.values()
     assert step.n_runs == 1
