@@ -31,10 +31,7 @@ from llamafw_backends.onnx import (
     row_lowering,
 )
 from llamafw_backends.onnx.batch_inputs import Inputs, Part, block_inputs, divide
-from llamafw_backends.onnx.captured_steps import (
-    CapturedSteps,
-    run_options,
-)
+from llamafw_backends.onnx.captured_steps import CapturedSteps, run_options
 from llamafw_backends.onnx.code_products import INT8
 from llamafw_backends.onnx.device_tensors import Device, SlotTensors, mib
 from llamafw_backends.onnx.gpu_facts import describe_gpu
@@ -44,10 +41,7 @@ from llamafw_backends.onnx.model_builder import Array, ModelBuilder
 from llamafw_backends.onnx.model_sessions import open_model
 from llamafw_backends.onnx.placement import cache_types, choose_device, count_threads, log_ignored_flags, support_of
 from llamafw_backends.onnx.saved_states import n_bytes, pack, shapes_like, state_digest, unpack
-from llamafw_backends.onnx.sessions import (
-    free_unused_memory,
-    is_out_of_memory,
-)
+from llamafw_backends.onnx.sessions import free_unused_memory, is_out_of_memory
 from llamafw_backends.onnx.support import Support
 from llamafw_backends.onnx.tensors import Tensors
 from llamafw_backends.onnx.top_logits import TopLogits, selects

@@ -129,7 +129,8 @@ def divide(batch: Batch, size: int, *, pads: bool = True) -> list[Part]:
             scales,
             hidden,
         )
-        parts += separate(of_part) if pads else with_few_slots(of_part)
+        for one in separate(of_part) if pads else [of_part]:
+            parts += with_few_slots(one)
     return parts
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from llamafw import LlamafwError
+from llamafw import LlamafwError, Unavailable
 from llamafw_backends.onnx.batch_inputs import Part
 from llamafw_backends.onnx.block_table import BLOCK
 from llamafw_backends.onnx.device_tensors import Device, SlotTensors
@@ -42,6 +42,7 @@ TOLERANCE = 0.05  # of the largest logit: activations are float16, and other num
 ALIGNMENT = 256  # bytes
 OUTPUTS = ("hidden", "logits")
 LOGITS = 1
+FLOAT32 = np.dtype(np.float32)  # the type of outputs
 FIXED = {"logit_rows", "sequence_starts"}
 KNOWN = FIXED | {"tokens", "types", "positions", "rows", "scales", "past_lengths", BLOCKS, BOUNDS}
 """The inputs that rows without a token can have."""
@@ -62,11 +63,11 @@ class Step:
     buffer : OrtValue
         Where it is copied to.
     outputs : sequence of OrtValue
-        The hidden states and the logits.
+        The hidden states and the logits, which are the first rows of the same memory for all steps.
     options : RunOptions
         What tells which graph it is.
     n_runs : int
-        How often it has been run.
+        How often it has been run for logits.
     """
 
     binding: ort.IOBinding
@@ -100,6 +101,7 @@ class CapturedSteps:
     log: Callable[[str], None]
     _works: bool = True
     _steps: dict[tuple[int, int], Step] = field(default_factory=dict)
+    _outputs: dict[str, ort.OrtValue] = field(default_factory=dict)  # with rows for the largest step
     _generation: int = 0
     _n_captured: int = 0
 
@@ -125,19 +127,19 @@ class CapturedSteps:
         -------
         sequence of OrtValue, optional
             The hidden states and the logits on the device; rows after those that are wanted have no meaning. None if
-            the step has failed: then there are no more steps, and the tokens can be computed without them.
+            the step has failed: the tokens can be computed without it. There are no more steps unless memory was short.
         """
         try:
             step = self._run(part, feeds)
-            if step.n_runs <= N_COMPARED and not _are_close(step.outputs, plain()):
+            if len(part.rows) and step.n_runs <= N_COMPARED and not _are_close(step.outputs, plain()):
                 raise LlamafwError("a graph computes other logits")
             return step.outputs
         except Exception as error:  # onnxruntime has a class for each kind of failure, and none for all
-            if is_out_of_memory(error):
-                raise
-            self._works = False
             self._forget()
-            self.log(f"onnx backend: steps are slower from now on, without CUDA graphs: {first_line(error)}")
+            self._outputs.clear()
+            if not isinstance(error, Unavailable) and not is_out_of_memory(error):
+                self._works = False
+                self.log(f"onnx backend: steps are slower from now on, without CUDA graphs: {first_line(error)}")
             return None
 
     def _run(self, part: Part, feeds: Mapping[str, Array]) -> Step:
@@ -152,7 +154,7 @@ class CapturedSteps:
             array[:n], array[n:] = feeds[name], 0
         step.buffer.update_inplace(step.staged)
         self.session.run_with_iobinding(step.binding, step.options)
-        step.n_runs += 1
+        step.n_runs += len(part.rows) > 0
         return step
 
     def _forget(self) -> None:
@@ -187,17 +189,25 @@ class CapturedSteps:
                 inputs[name] = place
             where = (self.device.kind, self.device.number, array.dtype, array.shape, buffer.data_ptr() + first)
             binding.bind_input(name, *where)
-        outputs = []
-        for one in self.session.get_outputs():
-            if one.name in OUTPUTS:
-                outputs.append(self.device.zeros([size, one.shape[1]], np.dtype(np.float32)))
-                binding.bind_ortvalue_output(one.name, outputs[-1])
+        outputs = self._bind_outputs(binding, size)
         self.slots.bind(binding, 0, self.slots.n_slots)
 
         self._n_captured += 1
         options = run_options(self._n_captured)
         step = self._steps[size, n_columns] = Step(binding, inputs, staged, buffer, outputs, options)
         return step
+
+    def _bind_outputs(self, binding: ort.IOBinding, size: int) -> Sequence[ort.OrtValue]:
+        """Bind the hidden states and the logits, and return them; only one step at a time needs memory for them."""
+        n_rows = next(n for n in SIZES if n >= min(self.slots.n_slots, SIZES[-1]))
+        for one in self.session.get_outputs():
+            if one.name not in OUTPUTS:
+                continue
+            if one.name not in self._outputs:
+                self._outputs[one.name] = self.device.zeros([n_rows, one.shape[1]], FLOAT32)
+            address = self._outputs[one.name].data_ptr()
+            binding.bind_output(one.name, self.device.kind, self.device.number, FLOAT32, [size, one.shape[1]], address)
+        return list(binding.get_outputs())
 
 
 def _are_close(outputs: Sequence[ort.OrtValue], plain: Sequence[ort.OrtValue]) -> bool:

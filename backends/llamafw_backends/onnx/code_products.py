@@ -29,13 +29,14 @@ CPU_BITS = ((4,), (4, 4), (8,))
 """The bits of the nodes, the best ones first. On CPUs, products of floats with 2 bits take a hundred times as long as
 with 4, and those with 8 bits have no fast kernel."""
 
+INT8_BITS = ((4,), (8,))
+"""The same for activations that are rounded to 8 bits, on CPUs."""
+
 CHUNK_BYTES = 2**18
 """Bytes of a matrix that a thread converts at once: what that needs stays in its cache."""
 
 MAX_THREADS = 8
-
-INT8_BITS = ((4,), (8,))
-"""The same for activations that are rounded to 8 bits, on CPUs."""
+"""How many threads convert a matrix at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,16 +171,21 @@ class SlotTensors:
         return self.device.kind in ("cpu", "cuda")
 
     def bind(self, binding: ort.IOBinding, first: int, n: int) -> None:
-        """Make the states of ``n`` slots from ``first`` on inputs of a model, and the same memory its outputs."""
+        """Make the states of ``n`` slots from ``first`` on inputs of a model, and the same memory its outputs.
+
+        Where the device has addresses, the binding gets these, so that it does not keep tensors that have grown.
+        """
         for state in self.states:
             value = self.values[state.name]
-            if n == self.n_slots or state.is_paged:
+            if not self.can_divide:
                 binding.bind_ortvalue_input(state.past, value)
                 binding.bind_ortvalue_output(state.present, value)
                 continue
-            shape = value.shape()[1:]
-            address = value.data_ptr() + first * math.prod(shape) * state.dtype.itemsize
-            where = (self.device.kind, self.device.number, state.dtype, [n, *shape], address)
+            shape, address = value.shape(), value.data_ptr()
+            if not state.is_paged:
+                address += first * math.prod(shape[1:]) * state.dtype.itemsize
+                shape = [n, *shape[1:]]
+            where = (self.device.kind, self.device.number, state.dtype, shape, address)
             binding.bind_input(state.past, *where)
             binding.bind_output(state.present, *where)
 

@@ -53,6 +53,12 @@ def test_many_slots_are_divided_if_nothing_is_padded() -> None:
     assert divide(make_batch({0: 300, 1: 1}), 512, pads=False)[0].slot_range == (0, 2)
 
 
+def test_many_slots_are_divided_in_models_that_also_pad() -> None:
+    """Llama 4 has PagedAttention in some layers, and standard operators in others."""
+    parts = divide(make_batch(dict.fromkeys(range(300), 1)), 512, pads=True)
+    assert [len(slots) for slots in slots_of(parts)] == [MAX_SLOTS, 300 - MAX_SLOTS]
+
+
 @pytest.mark.parametrize("size", [7, 64, 512])
 def test_parts_have_each_token_and_output_once(size: int) -> None:
     rng = np.random.default_rng(0)

@@ -69,6 +69,32 @@ def test_keys_and_values_grow_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [value.shape()[2] for value in tensors.values.values()] == [512] * 4
 
 
+def test_bindings_get_addresses_so_that_they_do_not_keep_tensors_that_have_grown() -> None:
+    value, given = g.Input("tokens"), []
+
+    class Binding:
+        def bind_input(self, name: str, kind: str, number: int, dtype: Any, shape: Any, address: int) -> None:
+            given.append((name, list(shape), address))
+
+        bind_output = bind_input
+
+    states = [
+        StateTensor("0.key", (2, 4), F32, True, value, is_paged=True),
+        StateTensor("1.key", (2, 4), F32, True, value),
+        StateTensor("2.state", (3,), F32, False, value),
+    ]
+    tensors = SlotTensors(PROVIDERS["cpu"].device(), states, 3, 256)
+    paged, key, state = (tensors.values[one.name].data_ptr() for one in states)
+    binding: Any = Binding()
+    tensors.bind(binding, 0, 3)
+    tensors.bind(binding, 1, 2)
+    whole = [([4, 256, 2, 4], paged), ([3, 2, 256, 4], key), ([3, 3], state)]
+    part = [([4, 256, 2, 4], paged), ([2, 2, 256, 4], key + 2 * 256 * 4 * 4), ([2, 3], state + 3 * 4)]
+    names = ["0.key", "1.key", "2.state"]
+    expected = [(n, *one) for places in (whole, part) for n, one in zip(names, places, strict=True)]
+    assert given == [(f"{when}.{n}", *one) for n, *one in expected for when in ("past", "present")]
+
+
 def test_onnxruntime_out_of_memory_is_recognised() -> None:
     def build(b: ModelBuilder) -> None:
         b.node("Expand", b.floats(1.0), b.input("shape", np.int64, [1]), outputs=["y"])

@@ -85,6 +85,44 @@ def test_a_step_that_fits_into_no_memory_leaves_the_slots_as_they_were(
     backend.close()
 
 
+def test_a_step_that_has_no_memory_to_be_captured_is_computed_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulate(monkeypatch)
+    backend = OnnxBackend(open_context(write_tiny_gguf(tmp_path / "model.gguf"), **F32))
+    assert backend._steps is not None
+    expected = backend.forward(batch((0, 0, TEXTS[0][:5])))[-1].copy()
+
+    def fail(*args: object) -> None:
+        raise Unavailable("no memory left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(backend._device), "zeros", fail)
+        row = backend.forward(batch((0, 4, TEXTS[0][4:5])))[0]
+    np.testing.assert_allclose(row, expected, atol=1e-4)
+    assert not backend._steps._steps
+    np.testing.assert_allclose(backend.forward(batch((0, 4, TEXTS[0][4:5])))[0], expected, atol=1e-4)
+    assert len(backend._steps._steps) == 1
+    assert "without CUDA graphs" not in capsys.readouterr().out
+    backend.close()
+
+
+def test_captured_steps_share_the_memory_of_their_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulate(monkeypatch)
+    backend = OnnxBackend(open_context(write_tiny_gguf(tmp_path / "model.gguf"), n_slots=9, **F32))
+    zeros, shapes = type(backend._device).zeros, []
+
+    def recorded(device: Any, shape: Any, dtype: Any) -> Any:
+        shapes.append(list(shape))
+        return zeros(device, shape, dtype)
+
+    monkeypatch.setattr(type(backend._device), "zeros", recorded)
+    for n in (2, 9, 1):
+        backend.forward(batch(*((slot, 0, [11]) for slot in range(n))))
+    assert shapes == [[12, backend.n_embd], [12, backend.n_vocab]]
+    backend.close()
+
+
 def test_steps_of_any_number_of_slots_are_captured_once_per_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +188,7 @@ def test_captured_steps_that_repeat_old_inputs_are_noticed(
     expected, backend = evaluate(context, TEXTS[0][:9]), OnnxBackend(context)
     backend.forward(batch((0, 0, TEXTS[0][:4]), outputs=[]))
     assert backend._steps is not None
+    backend.forward(batch((1, 0, TEXTS[1][:1]), outputs=[]))  # has no logits to compare
     rows = [backend.forward(batch((0, 4, TEXTS[0][4:5])))[0]]
     (step,) = backend._steps._steps.values()
     assert step.n_runs == 1
