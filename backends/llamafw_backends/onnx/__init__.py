@@ -127,7 +127,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--onnx-activations",
         choices=("int8", "float"),
         help="on CPUs, what ONNX Runtime multiplies quantised matrices with: floats, or activations rounded to 8 bits, "
-        "which is less exact and somewhat faster (default: float); GPUs always use floats",
+        "which is less exact and somewhat faster (default: float); GPUs use floats and refuse int8",
     )
 
 

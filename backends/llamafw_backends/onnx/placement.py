@@ -42,6 +42,8 @@ def choose_device(context: BackendContext) -> Device:
         if flags := _gpu_flags(gpu):
             context.log(f"onnx backend: it computes on the CPU; {' '.join(flags)} has no effect")
     else:
+        if context.options.extra.get("onnx_activations") == "int8":
+            raise SettingsError(f"--onnx-activations int8: {device} multiplies floats; --onnx-provider cpu rounds them")
         _check_gpu_flags(gpu, context.graph)
     return device
 

@@ -57,6 +57,12 @@ def test_dividing_a_model_is_refused(path: Path, gpus: list[int], gpu: dict[str,
         choose_device(make_context(path, gpu=GpuOptions(**gpu)))
 
 
+def test_gpus_do_not_round_activations(path: Path, gpus: list[int]) -> None:
+    with pytest.raises(SettingsError, match="^--onnx-activations int8: cuda device 0 multiplies floats"):
+        choose_device(make_context(path, extra={"onnx_activations": "int8"}))
+    choose_device(make_context(path, extra={"onnx_activations": "float"}))
+
+
 @pytest.mark.parametrize(
     ("gpu", "number"),
     [
