@@ -117,7 +117,7 @@ class BatchingEngine:
             aging=options.priority_aging,
             prompt_budget=None
             if options.max_slowdown is None
-            else PromptBudget(options.max_slowdown, options.usual_gap),
+            else PromptBudget(options.max_slowdown, options.prompt_gap),
         )
         self.adapters = adapters or Adapters()
         self.adapters.attach(self._run_job, backend, lambda: [*self._scheduler.waiting, *self._scheduler.running])

@@ -28,7 +28,7 @@ class EngineOptions:
     max_queue: int = 1024  # requests that may wait for a slot
     max_queue_by_priority: Mapping[int, int] = field(default_factory=dict)  # see `QueueLimits`
     max_slowdown: float | None = None  # see `PromptBudget`; None: without limit
-    usual_gap: float = 0.0  # seconds; see `PromptBudget`
+    prompt_gap: float = 0.0  # seconds; see `PromptBudget`
     priority_aging: float = 10.0  # see `WaitingLine`
     timeout: float = 600.0  # seconds that a request may wait for a slot
     sleep_after: float | None = None  # seconds without requests until the backend, an `UnloadableBackend`, is unloaded

@@ -334,7 +334,7 @@ def engine_options(
         max_queue_by_priority=dict(settings.max_queue_priority),
         priority_aging=settings.priority_aging,
         max_slowdown=settings.prompt_slowdown,
-        usual_gap=settings.prompt_gap / 1000,
+        prompt_gap=settings.prompt_gap / 1000,
         timeout=settings.timeout,
         fingerprint=state_id,
         rank_head=read_rank_head(model, plugins.registry("quant"), graph),

@@ -2,13 +2,13 @@
 
 A step with parts of prompts may take ``max_slowdown`` times as long as one that only continues the responses. Both are
 measured, so a slow machine evaluates a long prompt in many small parts, and a fast one in a few large ones. A step may
-always take ``usual_gap`` seconds, which nobody notices: a GPU, whose steps take a few milliseconds, would otherwise
+always take ``prompt_gap`` seconds, which nobody notices: a GPU, whose steps take a few milliseconds, would otherwise
 read its weights again and again for a few tokens of a prompt. (Compare
 Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024, which has fixed
 budgets.)
 
 The number of tokens grows until the limit is reached. The next step is assumed to take no longer per token than the
-last one; if its positions are higher, proportionally longer. Steps of less than ``usual_gap`` grow faster: they are
+last one; if its positions are higher, proportionally longer. Steps of less than ``prompt_gap`` grow faster: they are
 assumed to take as long per token, whatever the positions.
 """
 
@@ -44,12 +44,12 @@ class PromptBudget:
     ----------
     max_slowdown : float
         How many times as long as without prompts a step may take; more than 1.
-    usual_gap : float, optional
+    prompt_gap : float, optional
         Seconds that a step may take in any case.
     """
 
-    def __init__(self, max_slowdown: float, usual_gap: float = 0.0) -> None:
-        self._max_slowdown, self._usual_gap = max_slowdown, usual_gap
+    def __init__(self, max_slowdown: float, prompt_gap: float = 0.0) -> None:
+        self._max_slowdown, self._prompt_gap = max_slowdown, prompt_gap
         self._responses: frozenset[Task] = frozenset()  # in the last step
         self._own: deque[float] = deque(maxlen=_N_MEASUREMENTS)  # durations of their steps without prompts
         self._n_steps = 0  # with prompts, since the last one without
@@ -101,7 +101,7 @@ class PromptBudget:
 
     @property
     def _allowed(self) -> float:
-        return _MARGIN * max(self._max_slowdown * median_low(self._own), self._usual_gap)
+        return _MARGIN * max(self._max_slowdown * median_low(self._own), self._prompt_gap)
 
     def _change(self, responses: Collection[Task]) -> bool:
         """Forget what was measured for other responses; return whether they have changed."""
@@ -123,5 +123,5 @@ class PromptBudget:
         n = n_before * allowed / (last.own_seconds + extra) - n_responses
         if extra > 0:
             n = min(n, last.n_prompt * (allowed - own) / extra)
-        n = max(n, last.n_prompt * _MARGIN * self._usual_gap / last.seconds)
+        n = max(n, last.n_prompt * _MARGIN * self._prompt_gap / last.seconds)
         return n if may_grow else min(n, last.n_prompt)

@@ -95,7 +95,7 @@ def test_flags_reach_the_engine(tiny: Path) -> None:
     assert (options.timeout, options.max_queue, options.similarity, options.continuous) == (3, 5, 0.7, False)
     assert (options.n_batch, options.n_ubatch, options.prompt_cache) == (16, 8, 1 << 20)
     assert (options.max_queue_by_priority, options.priority_aging, options.max_slowdown) == ({1: 4, -3: 2}, 7, None)
-    assert options.usual_gap == 0.035
+    assert options.prompt_gap == 0.035
     assert (options.log_prompts, options.log_caches) == (True, True)
     assert options.fingerprint == b"id"
 

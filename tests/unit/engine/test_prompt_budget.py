@@ -100,20 +100,20 @@ def test_half_of_the_time_is_left_for_a_long_prompt() -> None:
     assert 3 * 0.055 < longest <= 4 * 0.055
 
 
-@pytest.mark.parametrize("usual_gap", [0.0, 0.02])
-def test_fast_machines_evaluate_prompts_in_large_parts(usual_gap: float) -> None:
+@pytest.mark.parametrize("prompt_gap", [0.0, 0.02])
+def test_fast_machines_evaluate_prompts_in_large_parts(prompt_gap: float) -> None:
     """A GPU takes 3 ms for any number of responses, and 3 more ms and 20 us per token for parts of prompts."""
 
     def cost(parts: Sequence[BatchPart]) -> float:
         n = sum(len(part.tokens) for part in parts if part.task.n_left)
         return 0.003 + (0.003 + 2e-5 * n if n else 0.0)
 
-    engine = SimulatedEngine(16, cost, prompt_budget=PromptBudget(2.0, usual_gap))
+    engine = SimulatedEngine(16, cost, prompt_budget=PromptBudget(2.0, prompt_gap))
     found = gaps(engine, cost)
     tasks = [SimulatedTask(n_prompt=425, n_response=128) for _ in range(16)]
     engine.run(tasks)
     last = max(task.ended or 0.0 for task in tasks)
-    assert (last < 1.5) == (usual_gap > 0)  # 128 steps of responses and 16 prompts take 0.6 s
+    assert (last < 1.5) == (prompt_gap > 0)  # 128 steps of responses and 16 prompts take 0.6 s
     assert max(with_prompts for with_prompts, _ in found) <= max(0.02, 2 * 0.003 + 1e-3)
 
 
