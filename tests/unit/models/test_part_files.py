@@ -52,12 +52,21 @@ def parts(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".part"))
 
 
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Start ``llamafw quantize`` and yield its process while it writes the file."""
     words = "quantize", folder / "source.gguf", folder / "target.gguf", "--type", "WAITING", "--threads", "1", "--quiet"
     command = [sys.executable, "-m", "llamafw", *map(str, words), "--plugin", str(folder / "waiting.py")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    before = signal.getsignal(HANGUP)
+    signal.signal(HANGUP, signal.SIG_DFL)  # under nohup it is ignored, also in the processes that are started
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(HANGUP, before)
+    with process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "writing\n"
