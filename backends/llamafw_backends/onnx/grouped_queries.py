@@ -6,6 +6,7 @@ the right. ``query_lengths`` says how many there are, 0 for an idle slot, and ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,8 +64,12 @@ class Attend:
         """
         ends, queries = (b.input(name, np.int32, ["n_slots"]) for name in ("last_positions", "query_lengths"))
         inputs = [*rows, *past, ends, b.input("n_cached", np.int32, []), "", "", "", "", sinks, "", "", "", "", queries]
+        return self.add_node(b, "GroupQueryAttention", inputs, **names)
+
+    def add_node(self, b: ModelBuilder, kind: str, inputs: Sequence[str], **names: Any) -> str:
+        """Add a node of one of both kinds with these attributes; return the name of its result."""
         outputs = b.node(
-            "com.microsoft.GroupQueryAttention",
+            f"com.microsoft.{kind}",
             *inputs,
             num_heads=self.n_head,
             kv_num_heads=self.n_head_kv,

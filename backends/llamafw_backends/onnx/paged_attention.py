@@ -48,17 +48,7 @@ def add_paged(
     table = b.input(BLOCKS, np.int32, ["n_active", "n_columns"])
     bounds = b.input(BOUNDS, np.int32, [2])
     inputs = [*rows, *caches, starts, past, table, "", "", "", sinks, "", "", "", "", bounds]
-    outputs = b.node(
-        "com.microsoft.PagedAttention",
-        *inputs,
-        num_heads=attend.n_head,
-        kv_num_heads=attend.n_head_kv,
-        scale=attend.scale,
-        local_window_size=attend.window,
-        softcap=attend.softcap,
-        **names,
-    )
-    return str(outputs[0])
+    return attend.add_node(b, "PagedAttention", inputs, **names)
 
 
 def runs_paged(support: Support, attend: Attend) -> bool:
