@@ -246,7 +246,7 @@ class Settings(ChatSettings):
     prompt_slowdown: float | None = option(2.0, "--prompt-slowdown", group=SERVER, type=float, env="LLAMAFW_PROMPT_SLOWDOWN", metavar="X", low=0, high=2**31, parse=parse_slowdown,
         help="while prompts are evaluated, a token of a running response takes at most X times as long; X is more than 1, or 0 for no limit")
     prompt_gap: float = option(20.0, "--prompt-gap", group=SERVER, type=float, env="LLAMAFW_PROMPT_GAP", metavar="MS", low=0, high=2**31,
-        help="milliseconds that a token of a running response may take in any case while prompts are evaluated, whatever --prompt-slowdown says")
+        help="milliseconds that a token of a running response may always take while prompts are evaluated, also if --prompt-slowdown allows less")
     max_queue_priority: tuple[tuple[int, int], ...] = option((), "--max-queue-priority", group=SERVER, type=str, env="LLAMAFW_MAX_QUEUE_PRIORITY", metavar="P=N", repeat=True, split=True, parse=parse_queue_limit,
         help="maximum number of waiting requests with the priority P or a greater number, such as 1=100; several are separated by commas")
     priority_aging: float = option(10.0, "--priority-aging", group=SERVER, type=float, env="LLAMAFW_PRIORITY_AGING", metavar="S", low=0.001, high=2**31,

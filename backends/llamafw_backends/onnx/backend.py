@@ -292,7 +292,7 @@ class OnnxBackend:
         return self._n_tokens[slot]
 
     def _cut(self, slot: int, n: int) -> None:
-        """Set the number of positions of a slot, which has had more."""
+        """Set the number of positions of a slot, and free its blocks after them."""
         self._n_tokens[slot] = n
         self._slots.cut(slot, n)
 

@@ -40,7 +40,7 @@ class BlockTable:
         return self._slots[slot][: count_blocks(n)]
 
     def missing(self, ends: Mapping[int, int]) -> int:
-        """Return how many blocks the tensors must have more, so that slots can have so many positions."""
+        """Return how many more blocks the tensors need before slots can have so many positions."""
         return max(0, sum(self._new(slot, n) for slot, n in ends.items()) - len(self._free))
 
     def add(self, n_blocks: int) -> None:

@@ -43,9 +43,9 @@ ALIGNMENT = 256  # bytes
 OUTPUTS = ("hidden", "logits")
 LOGITS = 1
 FLOAT32 = np.dtype(np.float32)  # the type of outputs
-FIXED = {"logit_rows", "sequence_starts"}
+FIXED = {"logit_rows", "sequence_starts"}  # those that are always 0, 1, 2, … in a step
 KNOWN = FIXED | {"tokens", "types", "positions", "rows", "scales", "past_lengths", BLOCKS, BOUNDS}
-"""The inputs that rows without a token can have."""
+"""The inputs that can be padded with rows without a token."""
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class CapturedSteps:
         -------
         sequence of OrtValue, optional
             The hidden states and the logits on the device; rows after those that are wanted have no meaning. None if
-            the step has failed: the tokens can be computed without it. There are no more steps unless memory was short.
+            the step has failed: the caller computes the tokens without it. It was the last one unless memory was short.
         """
         try:
             step = self._run(part, feeds)
@@ -211,7 +211,7 @@ class CapturedSteps:
 
 
 def _are_close(outputs: Sequence[ort.OrtValue], plain: Sequence[ort.OrtValue]) -> bool:
-    """Return whether logits are those that were computed without a graph; always if these are not numbers."""
+    """Return whether logits are those that were computed without a graph; True also if those are not finite."""
     expected = plain[LOGITS].numpy()
     error = np.abs(outputs[LOGITS].numpy()[: len(expected)] - expected).max(initial=0.0)
     largest = np.abs(expected).max(initial=0.0)
@@ -219,7 +219,7 @@ def _are_close(outputs: Sequence[ort.OrtValue], plain: Sequence[ort.OrtValue]) -
 
 
 def run_options(graph: int | None) -> ort.RunOptions:
-    """Return the options of a run that is captured, or repeated, as the graph with a number; None: it is neither."""
+    """Return the options of a run that is captured, or repeated, as the graph with a number; None: neither."""
     options = ort.RunOptions()
     options.add_run_config_entry(GRAPH, NO_GRAPH if graph is None else str(graph))
     return options

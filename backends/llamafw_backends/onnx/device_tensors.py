@@ -134,7 +134,7 @@ class SlotTensors:
         self.blocks.reserve(ends)
 
     def cut(self, slot: int, n: int) -> None:
-        """Free the memory of a slot after its first ``n`` positions for other slots, as far as it is in blocks."""
+        """Let other slots use the blocks after the first ``n`` positions of a slot."""
         self.blocks.cut(slot, n)
 
     def _grow(self, states: Sequence[StateTensor], capacity: int, n_blocks: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Looks up rows of embeddings in the file, and keeps those that were used last as floats."""
+"""Reads rows of embeddings from the file, and keeps those that were read last as floats."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def choose_device(context: BackendContext) -> Device:
             context.log(f"onnx backend: it computes on the CPU; {' '.join(flags)} has no effect")
     else:
         if context.options.extra.get("onnx_activations") == "int8":
-            raise SettingsError(f"--onnx-activations int8: {device} multiplies floats; --onnx-provider cpu rounds them")
+            raise SettingsError(
+                f"--onnx-activations int8: this is for CPUs, but the model runs on {device}; add --onnx-provider cpu"
+            )
         _check_gpu_flags(gpu, context.graph)
     return device
 

@@ -86,7 +86,7 @@ def _select_from_chunks(b: ModelBuilder) -> None:
 
 
 def _inputs(n: int, n_vocab: int, *, divides: bool) -> dict[str, Array]:
-    """Return the inputs besides the logits; what depends on the number of chunks, because the CPU would compute it."""
+    """Return the inputs besides the logits; the padding is one, because the CPU would run nodes that compute it."""
     inputs = {"n": np.array([n]), "n_vocab": np.array([n_vocab])}
     if divides:
         inputs["padding"] = np.array([0, 0, 0, -n_vocab % CHUNK])
@@ -95,7 +95,7 @@ def _inputs(n: int, n_vocab: int, *, divides: bool) -> dict[str, Array]:
 
 
 def _rows(b: ModelBuilder) -> str:
-    """Return the rows without what is not in the vocabulary, and make the number of their numbers an output."""
+    """Return the logits of the vocabulary, and add an output that counts those of each row that are not NaN."""
     logits = b.input("logits", F32, ["m", "n_logits"])
     row = str(b.node("Slice", logits, b.ints(0), b.input("n_vocab", np.int64, [1]), b.ints(1)))
     is_number = b.node("Cast", b.node("Equal", row, row), to=onnx.TensorProto.FLOAT)  # NaN is not equal to itself

@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 _PIECE_BYTES = 2**24  # written at once
-_ORPHAN_SECONDS = 600.0  # temporary files are deleted if nothing was written for as long: their process was killed
+_ORPHAN_SECONDS = (
+    600.0  # temporary files that were not written to for so long are deleted: their process was probably killed
+)
 
 
 def write_atomically(
@@ -58,7 +60,7 @@ def write_atomically(
 
 
 def is_orphan(name: str, modified: float, prefix: str) -> bool:
-    """Return whether a temporary file belongs to a process that was killed.
+    """Return whether a temporary file was not written to for ten minutes: its process was probably killed.
 
     Parameters
     ----------
@@ -73,7 +75,7 @@ def is_orphan(name: str, modified: float, prefix: str) -> bool:
 
 
 def remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove the temporary files of processes that were killed, as far as that is possible."""
+    """Remove temporary files that were not written to for ten minutes, as far as that is possible."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):

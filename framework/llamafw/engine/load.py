@@ -279,8 +279,8 @@ def load_backend(
 ) -> Backend:
     """Return a backend with the model loaded and warmed up; it can be unloaded if the settings want that.
 
-    Then it is loaded again only if its file has not changed and it still fits into the memory that is free, with its
-    companions and the adapters that it has by then.
+    Then it is loaded again only if its file has the same size and hash, of large tensors that of samples, and if it
+    still fits into the memory that is free, with its companions and the adapters that it has by then.
     """
 
     def load(adapted: BackendContext | None) -> Backend:
@@ -299,7 +299,7 @@ def load_backend(
     def load_if_it_fits(adapted: BackendContext | None) -> Backend:
         check_file_sizes(context.model)
         if hash_tensors(context.model) != content:
-            raise ModelError(f"{context.model.path}: the file was overwritten while the model was in use")
+            raise ModelError(f"{context.model.path}: the file was overwritten after the model was loaded")
         if not has_own_memory(name, plugins):
             beside = with_adapters(companions, context, adapted)
             check_memory(context.model, context.graph, settings, companions=beside)

@@ -2,7 +2,7 @@
 
 A step with parts of prompts may take ``max_slowdown`` times as long as one that only continues the responses. Both are
 measured, so a slow machine evaluates a long prompt in many small parts, and a fast one in a few large ones. A step may
-always take ``prompt_gap`` seconds, which nobody notices: a GPU, whose steps take a few milliseconds, would otherwise
+always take ``prompt_gap`` seconds: a GPU, whose steps take a few milliseconds, would otherwise
 read its weights again and again for a few tokens of a prompt. (Compare
 Agrawal et al., "Taming throughput-latency tradeoff in LLM inference with Sarathi-Serve", OSDI 2024, which has fixed
 budgets.)

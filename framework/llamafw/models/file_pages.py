@@ -27,7 +27,7 @@ def release_file_pages(model: Model) -> None:
 def check_file_sizes(model: Model) -> None:
     """Raise ModelError if a mapped file has become shorter; reading its end would end the process."""
     if any(found.size() < len(found) for found in _all_maps(model)):
-        raise ModelError(f"{model.path}: the file was truncated while the model was in use")
+        raise ModelError(f"{model.path}: the file was truncated after the model was loaded")
 
 
 def _all_maps(model: Model) -> list[mmap.mmap]:

@@ -321,7 +321,7 @@ def test_model_is_loaded_again_only_if_its_file_has_not_changed(
     for contents, words in ((data[:half], "truncated"), (data[:half] + bytes(len(data) - half), "overwritten")):
         backend.unload()
         overwrite(contents)
-        with pytest.raises(ModelError, match=f"the file was {words} while the model was in use"):
+        with pytest.raises(ModelError, match=f"the file was {words} after the model was loaded"):
             backend.load()
         overwrite(data)
         backend.load()

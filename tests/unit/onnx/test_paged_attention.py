@@ -69,9 +69,7 @@ def test_texts_longer_than_a_block_are_close_to_float64(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("paged")
-def test_a_step_that_fits_into_no_memory_leaves_the_slots_as_they_were(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slots_are_unchanged_if_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = open_context(write_tiny_gguf(tmp_path / "model.gguf"), n_ctx=1024, n_ubatch=512, n_slots=2, **F32)
     backend, text = OnnxBackend(context), TEXTS[0][:50]
     expected = backend.forward(batch((0, 0, [*text, 7])))[-1].copy()
@@ -90,7 +88,7 @@ def test_a_step_that_fits_into_no_memory_leaves_the_slots_as_they_were(
     backend.close()
 
 
-def test_a_step_that_has_no_memory_to_be_captured_is_computed_without(
+def test_step_without_memory_for_a_graph_is_computed_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulate(monkeypatch)
@@ -147,7 +145,7 @@ def test_steps_of_any_number_of_slots_are_captured_once_per_size(
     backend.close()
 
 
-def test_hidden_states_and_wanted_rows_of_a_captured_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captured_step_returns_the_wanted_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     emulate(monkeypatch)
     context = open_context(write_tiny_gguf(tmp_path / "model.gguf"), **F32)
     backend = OnnxBackend(context)

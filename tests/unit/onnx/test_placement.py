@@ -58,7 +58,9 @@ def test_dividing_a_model_is_refused(path: Path, gpus: list[int], gpu: dict[str,
 
 
 def test_gpus_do_not_round_activations(path: Path, gpus: list[int]) -> None:
-    with pytest.raises(SettingsError, match="^--onnx-activations int8: cuda device 0 multiplies floats"):
+    with pytest.raises(
+        SettingsError, match="^--onnx-activations int8: this is for CPUs, but the model runs on cuda device 0"
+    ):
         choose_device(make_context(path, extra={"onnx_activations": "int8"}))
     choose_device(make_context(path, extra={"onnx_activations": "float"}))
 

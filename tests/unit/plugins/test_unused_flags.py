@@ -1,4 +1,4 @@
-"""Flags of a backend that does not run the model are an error of every command."""
+"""Commands refuse the flags of a backend that does not run the model."""
 
 from __future__ import annotations
 
