@@ -3,10 +3,10 @@
 ``python benchmarks/formats.py [--rounds 3] [--threads 1,2] [--depths 4096] [--sequences 8] [--only Q4_K_M,…]`` writes
 the models into the cache folder once (about 0.3 GB each), runs ``llamafw bench`` and llama.cpp's ``llama-bench`` in
 turn (with several sequences, ``llama-batched-bench``), and prints a Markdown table: the medians of llamafw's tokens
-per second and, in brackets, of their ratio to llama.cpp's. Quantised types have another column, for prompts that are
-read with activations of 8 bits (``--numba-activations int8``), as llama.cpp reads them. The last column is the share of
-the memory bandwidth that decoding uses: the bytes of all matrices times the tokens per second, divided by the bandwidth
-that as many threads reach when they only read.
+per second and, in brackets, of their ratio to llama.cpp's. Quantised types and BF16 have another column, for prompts
+that are read with activations of 8 bits, or of bfloat16 (``--numba-activations int8``), as llama.cpp reads them. The
+last column is the share of the memory bandwidth that decoding uses: the bytes of all matrices times the tokens per
+second, divided by the bandwidth that as many threads reach when they only read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from noise import machine
 from passes import Run, measure, medians, run_batched_bench, run_llama_bench, run_llamafw_bench
 
 READ_BYTES = 512 << 20
-FLOATS = ("F32", "F16", "BF16")
+EXACT = ("F32", "F16")
+"""Types whose activations are never rounded."""
 PROMPT = ("-p", "512", "-n", "0", "--numba-activations", "int8")
 
 
@@ -88,9 +89,9 @@ def read_bandwidth(n_threads: int) -> float:
     return best
 
 
-def has_bytes(model: str) -> bool:
-    """Return whether a model's weights are multiplied as bytes."""
-    return not any(f"-{name}-" in model for name in FLOATS)
+def can_round(model: str) -> bool:
+    """Return whether a flag rounds the activations that a model's weights are multiplied with."""
+    return not any(f"-{name}-" in model for name in EXACT)
 
 
 def runs(args: argparse.Namespace) -> tuple[Run, Run]:
@@ -102,14 +103,14 @@ def runs(args: argparse.Namespace) -> tuple[Run, Run]:
     def ours(model: str, threads: int) -> dict[str, float]:
         parallel = [("-p", "0", "-n", "128", "-np", args.sequences)] if args.sequences else []
         rates = {k: v for test in tests + parallel for k, v in run_llamafw_bench(model, threads, test).items()}
-        if has_bytes(model):
+        if can_round(model):
             rates["pp512 int8"] = run_llamafw_bench(model, threads, PROMPT)["pp512"]
         return rates
 
     def theirs(model: str, threads: int) -> dict[str, float]:
         several = run_batched_bench(model, threads, args.sequences) if args.sequences else {}
         rates = {k: v for test in tests for k, v in run_llama_bench(model, threads, test).items()} | several
-        return rates | ({"pp512 int8": rates["pp512"]} if has_bytes(model) else {})
+        return rates | ({"pp512 int8": rates["pp512"]} if can_round(model) else {})
 
     return ours, theirs
 

@@ -16,9 +16,9 @@ from llamafw_backends.custom_quant.types import PQ2_0, PTQ1_0
 from llamafw_backends.numba_cpu.backend import NumbaBackend
 from support import gguf_models, ternary
 
-N_VOCAB, N_COLUMNS, N_ROWS, N_EXPERT_ROWS, N_EXPERT = 64, 512, 40, 48, 3
+N_VOCAB, N_COLUMNS, N_ROWS, N_EXPERT_ROWS, N_EXPERT = 128, 512, 40, 48, 3
 QUANTS: dict[str, Quant] = {**gguf_models.QUANTS, "PQ2_0": PQ2_0(), "PTQ1_0": PTQ1_0()}
-SIZES = (1, 2, 3, 5, 12, 16, 31)  # of batches
+SIZES = (1, 2, 3, 5, 12, 16, 31, 112)  # of batches; tiles are unpacked for the largest
 
 Floats = npt.NDArray[np.float32]
 

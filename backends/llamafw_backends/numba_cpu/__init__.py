@@ -8,11 +8,11 @@ kernel_api (for tensor types of plugins), unpacked (tiles as bytes), matmul, ele
 row_reductions, phases (rows and products), experts, hadamard (rotation of heads), cache_rounding, cache_types (of keys
 and values), pages (of slots), text_pages (of encoders), runs (of pages), attention_emit, value_emit, attention,
 recurrence (what recurrent operators share), convolution, linear_attention_emit, linear_attention, selective_scan,
-plugin_operators, forward (a step through all phases), memory, packing, weights, units (of work), kept_rows (all rows of
-a step), rotations, fusion (what is computed together), cache_arrays, ring, key_rotation, kv_cache, grouped_keys,
-slot_states, slots, slot_owner, row_lowering, mixing_lowering, operator_lowering, lowering (from a graph to units),
-schedule (from units to phases), assembly (from phases to records), steps (of a graph), step_text, thread_tuner,
-placement, options, backend.
+plugin_operators, forward (a step through all phases), memory, packing, options, weights, units (of work),
+kept_rows (all rows of a step), rotations, fusion (what is computed together), cache_arrays, ring, key_rotation,
+kv_cache, grouped_keys, slot_states, slots, slot_owner, row_lowering, mixing_lowering, operator_lowering,
+lowering (from a graph to units), schedule (from units to phases), assembly (from phases to records),
+steps (of a graph), step_text, thread_tuner, placement, backend.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def add_options(parser: ArgumentParser) -> None:
         "--numba-activations",
         choices=("int15", "int8"),
         help="what quantised weights are multiplied with on CPUs: activations rounded to 15 bits, or to 8 bits, which "
-        "reads prompts about 1.6 times as fast and changes the likeliest token at one of twenty positions (default: "
-        "int15); it selects --backend numba",
+        "reads prompts about 1.6 times as fast and changes the likeliest token at one of twenty positions; int8 also "
+        "rounds the activations of BF16 weights to bfloat16 (default: int15); it selects --backend numba",
     )
 
 

@@ -40,7 +40,8 @@ class Amx(Vnni):
     required_features = Vnni.required_features | {"amx-tile", "amx-int8"}
     widths = (16, 8, 4, 2, 1)  # not 12: it needs more registers than there are, and is slower than 8 and 4
     tiles_at_once = {16: 1, **Vnni.tiles_at_once}
-    unpacked_at_once = 16, 1
+    min_unpacked = 16
+    unpacked_at_once = {32: (16, 1), 16: (16, 1)}
     shapes = ((16, 64), (16, 64), (16, 32), (16, 32), (8, 64))  # (rows, bytes per row) of each register
 
     def available(self) -> bool:

@@ -23,6 +23,22 @@ FLOATS, HALVES = ir.VectorType(F32, LANES), ir.VectorType(F16, LANES)
 QUAD = ir.VectorType(F32, 4)
 INTS, SHORTS, BYTES = (ir.VectorType(t, LANES) for t in (I32, I16, I8))
 
+
+class _Brain(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's type of bfloat16, which llvmlite does not have."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Brain)
+
+    def __hash__(self) -> int:
+        return hash(_Brain)
+
+
+BRAINS = ir.VectorType(_Brain(), 2 * LANES)
+
 Builder = Any  # llvmlite.ir.IRBuilder
 Value = Any  # llvmlite.ir.Value
 
@@ -159,13 +175,33 @@ def load_brain(b: Builder, where: Value) -> Value:
 
 
 def store_brain(b: Builder, value: Value, where: Value) -> None:
-    """Emit storing 16 float32 as bfloat16, rounded to the nearest, ties to even."""
-    bits = b.bitcast(value, INTS)
-    odd = b.and_(b.lshr(bits, constant(INTS, 16)), constant(INTS, 1))
-    rounded = b.add(b.add(bits, odd), constant(INTS, 0x7FFF))
-    isnan = b.icmp_unsigned(">", b.and_(bits, constant(INTS, 0x7FFFFFFF)), constant(INTS, 0x7F800000))
-    chosen = b.select(isnan, b.or_(bits, constant(INTS, 1 << 22)), rounded)  # NaN keeps its sign and becomes quiet
-    store(b, b.trunc(b.lshr(chosen, constant(INTS, 16)), SHORTS), where)
+    """Emit storing a vector of float32 as bfloat16, rounded to the nearest, ties to even."""
+    n = value.type.count
+    wide, short = ir.VectorType(I32, n), ir.VectorType(I16, n)
+    bits = b.bitcast(value, wide)
+    odd = b.and_(b.lshr(bits, constant(wide, 16)), constant(wide, 1))
+    rounded = b.add(b.add(bits, odd), constant(wide, 0x7FFF))
+    isnan = b.icmp_unsigned(">", b.and_(bits, constant(wide, 0x7FFFFFFF)), constant(wide, 0x7F800000))
+    chosen = b.select(isnan, b.or_(bits, constant(wide, 1 << 22)), rounded)  # NaN keeps its sign and becomes quiet
+    store(b, b.trunc(b.lshr(chosen, constant(wide, 16)), short), where)
+
+
+def multiply_pairs(b: Builder, total: Value, x: Value, y: Value) -> Value:
+    """Emit ``total + x1·y1 + x0·y0`` in each lane of ``x`` and ``y``, two bfloat16 in int32; y0 is in the low bits.
+
+    Each addition is rounded, as by ``vpdpbf16ps``.
+    """
+    for half in (_high_brains, _low_brains):
+        total = fma(b, half(b, x), half(b, y), total)
+    return total
+
+
+def _high_brains(b: Builder, pairs: Value) -> Value:
+    return b.bitcast(b.and_(pairs, constant(INTS, 0xFFFF0000)), FLOATS)
+
+
+def _low_brains(b: Builder, pairs: Value) -> Value:
+    return b.bitcast(b.shl(pairs, constant(INTS, 16)), FLOATS)
 
 
 def reduce(b: Builder, vector: Value, combine: Callable[[Value, Value], Value]) -> Value:

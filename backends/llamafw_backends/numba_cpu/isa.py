@@ -5,18 +5,19 @@ result is an exact int32 sum per row and token, so every set gives the same logi
 
 Weights are read as words: 16 lanes of 4 bytes, where lane r holds 4 adjacent columns of row r. Activations are read as
 records, written by `elementwise.quantize`. An activation has 15 bits, in two bytes; 8 bits change the likeliest token
-at one of twenty positions. Users who choose them (``--numba-activations int8``) get half the multiplications.
+at one of twenty positions. Users who choose them (``--numba-activations int8``) get half the multiplications. BF16
+weights are then multiplied with pairs of bfloat16, whose sums are rounded in the same way by every set.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features
+from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features, has_brain_products
 from llamafw_backends.numba_cpu.emit import I8, I32, INTS, Builder, Value, address, constant
 
 # A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64; or, if they have
@@ -65,6 +66,10 @@ class DotProducts(ABC):
         """Emit `dot` for the words of several tiles; return the sums of each."""
         return [self.dot(b, words, tokens, first, bound, offset) for words in tiles]
 
+    def multiply_pairs(self, b: Builder, total: Value, weights: Value, pair: Value) -> Value:
+        """Emit ``total`` plus two products in each of 16 lanes; see `emit.multiply_pairs`."""
+        return emit.multiply_pairs(b, total, weights, pair)
+
 
 def _splat_sum(b: Builder, token: Value, first: int, n_words: int) -> Value:
     """Emit −Σx of the columns of a token that ``n_words`` words are multiplied with."""
@@ -105,7 +110,9 @@ class InstructionSet(DotProducts):
     last_float_tokens = 0  # of a batch, multiplied with float weights at once, though in several groups; 0: none
     float_sums = 0  # of these tokens and two tiles, which registers have room for
     unpacked_offset = 0  # that unpacked bytes get instead of another one, because it costs nothing; 0: they keep theirs
-    unpacked_at_once: tuple[int, int]  # tokens, which divide the largest width, and tiles, if weights are unpacked
+    min_unpacked = 24  # tokens: with fewer, unpacking weights takes longer than it saves
+    # of unpacked weights, by the columns that share a scale: tokens, which divide the largest width, and tiles
+    unpacked_at_once: Mapping[int, tuple[int, int]]
 
     def __init__(self, n_bits: int = 15) -> None:
         """Make the instruction set for activations of 15 or 8 bits; the latter has a name of its own."""
@@ -137,10 +144,21 @@ class Vnni(InstructionSet):
     widths: tuple[int, ...] = (12, 8, 4, 2, 1)
     tiles_at_once = {12: 2, 8: 2, 4: 2, 2: 1, 1: 1}
     last_float_tokens, float_sums = 16, 30
-    unpacked_at_once: tuple[int, int] = 6, 2
+    min_unpacked = 96
+    unpacked_at_once: Mapping[int, tuple[int, int]] = {32: (6, 2), 16: (12, 1)}
     unpacked_offset = 1 << HIGH_BITS  # sums of high parts begin with −Σx, and those of bytes with −128 · Σx
     max_separate = 1  # with more tokens, there are enough sums that do not wait for each other
     max_in_turn = 12  # sums in registers at the same time
+
+    def multiply_pairs(self, b: Builder, total: Value, weights: Value, pair: Value) -> Value:
+        """Emit ``vpdpbf16ps`` if the processor has AVX-512 BF16.
+
+        It takes and returns zeros instead of subnormal numbers, but otherwise rounds as `emit.multiply_pairs`.
+        """
+        if not has_brain_products():
+            return super().multiply_pairs(b, total, weights, pair)
+        pairs = [b.bitcast(one, emit.BRAINS) for one in (weights, pair)]
+        return emit.call(b, "llvm.x86.avx512bf16.dpbf16ps.512", emit.FLOATS, [total, *pairs])
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
         """Emit ``total`` plus four products of bytes in each lane; all lanes of ``quants`` are alike."""
@@ -255,7 +273,7 @@ class AvxVnni(_Narrow):
     required_features = frozenset({"avx2", "fma", "avxvnni"})
     widths = (3, 2, 1)
     tiles_at_once = {3: 1, 2: 1, 1: 1}
-    unpacked_at_once = 3, 1
+    unpacked_at_once = {32: (3, 1), 16: (3, 1)}
     n_lanes = 8
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:
@@ -270,7 +288,7 @@ class Neon(_Narrow):
     required_features = frozenset({"dotprod"})
     widths = (4, 2, 1)
     tiles_at_once = {4: 1, 2: 1, 1: 1}
-    unpacked_at_once = 4, 1
+    unpacked_at_once = {32: (4, 1), 16: (4, 1)}
     n_lanes = 4
 
     def dot(

@@ -22,7 +22,7 @@ from llamafw_backends.numba_cpu.mixing_lowering import lower_attention, lower_re
 from llamafw_backends.numba_cpu.operator_lowering import lower_operator
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.row_lowering import append_token_order, lower_row, lower_weighted_pairs, parts, unary
-from llamafw_backends.numba_cpu.tiles import ROWS
+from llamafw_backends.numba_cpu.tiles import BRAIN_LAYOUT, F32_LAYOUT, ROWS
 from llamafw_backends.numba_cpu.units import (
     Activations,
     Buffer,
@@ -123,9 +123,10 @@ class Lowering:
             return fused
 
         place = self.place(value)
-        key = (place, n_parts, n, stage)
+        float_bytes = 2 if layout == BRAIN_LAYOUT else 4
+        key = (place, n_parts, n, stage, float_bytes)
         if key not in self._activations:
-            x = self._activations[key] = Activations(n, n_parts)
+            x = self._activations[key] = Activations(n, n_parts, float_bytes=float_bytes)
             self.units.append(RowUnit(k.activations, place, None, x, parts(n, n_parts), stage=stage))
         self._activations[key].layouts |= layout
         return self._activations[key]
@@ -279,9 +280,10 @@ class Lowering:
 
         pairs, place = self._pairs_of(value.chosen, value.weight.shape[0], stage), self.place(value.x)
         n = value.x.shape[-1]
-        key = (place, pairs, has_pair_rows)
+        float_bytes = 2 if layout == BRAIN_LAYOUT else 4
+        key = (place, pairs, has_pair_rows, float_bytes)
         if key not in self._activations:
-            x = self._activations[key] = Activations(n, n_used, has_pair_rows=has_pair_rows)
+            x = self._activations[key] = Activations(n, n_used, has_pair_rows=has_pair_rows, float_bytes=float_bytes)
             self.units.append(GatherUnit(place, pairs, x, 4 * n * has_pair_rows, stage=stage))
         self._activations[key].layouts |= layout
         return self._activations[key]
@@ -363,8 +365,11 @@ class Lowering:
             self._is_returned = True
             return None
         if n % 32 == 0 and self._feeds_only(last, lambda user: self._multiplies(user, last, pairs)):
-            self._activations[last, stage] = Activations(n, g.size_of(last) // n)
-            return self._activations[last, stage]
+            layouts = {self.weights.layout(linear_of(user).weight) for user in self.fusion.readers_of(last)}
+            if not {F32_LAYOUT, BRAIN_LAYOUT} <= layouts:
+                x = Activations(n, g.size_of(last) // n, float_bytes=2 if BRAIN_LAYOUT in layouts else 4)
+                self._activations[last, stage] = x
+                return x
         if pairs and self._feeds_only(last, lambda user: isinstance(user, g.WeightedSum) and strip(user.parts) is last):
             self.pair_values.add(last)
         return self.new(last)

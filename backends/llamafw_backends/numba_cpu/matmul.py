@@ -23,7 +23,6 @@ from llamafw_backends.numba_cpu.kernel_records import tensor_at
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
 from llamafw_backends.numba_cpu.tiles import (
     COLUMNS,
-    F32_LAYOUT,
     FLOAT_COLUMNS,
     Q8_LAYOUT,
     Format,
@@ -36,7 +35,9 @@ CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while 
 STREAM_TOKENS = 2  # with at most so many tokens, time is spent on reading the weights
 STREAM_AHEAD = 8192  # bytes that are fetched ahead of the multiplication then
 FLOATS_AHEAD = 1024  # the same for several tiles side by side, in all
+MAX_PAIRED = 8  # tokens that registers have room for, beside the unpacked weights of two tiles
 FLOAT_SUMS = 4  # of adjacent tiles or tokens: each addition to a sum of floats waits for the one before
+UNPACKED = 0  # a case of `_multiply`
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add
 
 
@@ -45,16 +46,18 @@ def _at_once(isa: InstructionSet, tile_format: Format, n_tokens: int) -> tuple[i
 
     One tile is best while weights are read: processors fetch one stream of addresses faster than several.
     """
-    if tile_format.layout == F32_LAYOUT and n_tokens <= STREAM_TOKENS:
+    if tile_format.layout != Q8_LAYOUT and n_tokens <= STREAM_TOKENS:
         return n_tokens, FLOAT_SUMS // n_tokens
     if isinstance(tile_format, Unpacked):
-        return isa.unpacked_at_once
+        return isa.unpacked_at_once[tile_format.columns_per_scale]
+    if isinstance(tile_format, QuantFormat) and n_tokens > MAX_PAIRED:
+        return n_tokens, 1
     return n_tokens, isa.tiles_at_once.get(n_tokens, 2 if 2 * n_tokens <= isa.float_sums else 1)
 
 
 def _max_last(isa: InstructionSet, tile_format: Format) -> int:
     """Return how many last tokens are multiplied at once at most, though they are in several groups; 0: none."""
-    is_float = tile_format.layout == F32_LAYOUT and tile_format.columns == FLOAT_COLUMNS
+    is_float = tile_format.layout != Q8_LAYOUT and tile_format.columns == FLOAT_COLUMNS
     return isa.last_float_tokens if is_float else 0
 
 
@@ -219,7 +222,8 @@ def _chunk_by_tokens(
 def _multiply(context: Any, isa: Any, tile_format: Any, read_once: Any, width: Any, arguments: Any) -> Any:
     """Multiply tiles with a group of ``width`` tokens, or with the last ``-width`` tokens.
 
-    ``isa`` and ``tile_format`` are literal names, ``read_once`` is a literal 0 or 1.
+    `UNPACKED` is the case of unpacked tiles and a group of the largest width. ``isa`` and ``tile_format`` are literal
+    names, ``read_once`` is a literal 0 or 1.
     """
     names, is_once = (isa.literal_value, tile_format.literal_value), bool(read_once.literal_value)
 
@@ -233,13 +237,16 @@ def _multiply(context: Any, isa: Any, tile_format: Any, read_once: Any, width: A
             case = b.append_basic_block(f"width{width}")
             switch.add_case(ir.Constant(I64, width), case)
             b.position_at_end(case)
-            shape = chosen_isa, used_format, abs(width)
+            shape = chosen_isa, used_format, abs(width or widest)
             b.call(_chunk_by_tokens(b.module, *shape, is_last=width < 0, read_once=is_once), numbers)
             b.branch(after)
 
         widest, *others = chosen_isa.widths
         last = range(1, _max_last(chosen_isa, chosen_format) + 1)
-        add_case(widest, Unpacked(chosen_format, chosen_isa) if can_unpack(chosen_format) else chosen_format)
+        if can_unpack(chosen_format):
+            add_case(UNPACKED, Unpacked(chosen_format, chosen_isa))
+        if not can_unpack(chosen_format) or chosen_isa.min_unpacked > widest:
+            add_case(widest, chosen_format)
         for width in [-n for n in last] or others:
             add_case(width, chosen_format)
         b.position_at_end(after)
@@ -291,14 +298,20 @@ def build(compiler: KernelCompiler, isa: InstructionSet, tile_format: Format, *,
     With ``read_once``, decoding fetches weights so that they leave the larger caches to other data. This is best if
     they would be evicted before the next token needs them.
     """
-    sizes = tile_format.activation_bytes, record_bytes(tile_format), _max_last(isa, tile_format)
+    sizes = tile_format.activation_bytes, record_bytes(tile_format), isa.min_unpacked, _max_last(isa, tile_format)
     kernel = _matmul(isa.name, tile_format.key, int(read_once), *sizes)
     name = f"{'large ' if read_once else ''}matmul for {isa.name}"
     return compiler(tile_format.kernel_name(name), 10, kernel, isa=isa.name)
 
 
 def _matmul(
-    isa: str, tile_format: str, read_once: int, activation_bytes: int, unpacked_bytes: int, max_last: int
+    isa: str,
+    tile_format: str,
+    read_once: int,
+    activation_bytes: int,
+    unpacked_bytes: int,
+    min_unpacked: int,
+    max_last: int,
 ) -> Callable[..., int]:
     def matmul(
         tensor: int,
@@ -315,9 +328,9 @@ def _matmul(
         t = tensor_at(tensor)
         _begin(isa)
         unpacked_tile = t.n_records * unpacked_bytes
-        n_wide = (
-            n_tokens - n_tokens % load_i64(widths) if unpacked_bytes else 0
-        )  # tokens in groups of the largest width
+        n_wide = 0  # tokens that are multiplied with unpacked tiles, in groups of the largest width
+        if unpacked_bytes and n_tokens >= min_unpacked:
+            n_wide = n_tokens - n_tokens % load_i64(widths)
         at_once = max(1, min(TILES, BUFFER_BYTES // unpacked_tile)) if n_wide else CHUNK
 
         for tile in range(first, last, at_once):
@@ -332,7 +345,7 @@ def _matmul(
                     isa,
                     tile_format,
                     read_once,
-                    width,
+                    UNPACKED if is_unpacked else width,
                     (
                         buffer if is_unpacked else weights,
                         unpacked_tile if is_unpacked else t.tile_bytes,

@@ -23,6 +23,11 @@ def check_options(options: BackendOptions, n_ctx: int) -> None:
             raise SettingsError(f"the {name} is {size}; it must be at least 1")
 
 
+def rounds_to_bytes(options: BackendOptions) -> bool:
+    """Return whether activations have 8 bits, and those of BF16 weights are bfloat16."""
+    return options.extra.get("numba_activations") == "int8"
+
+
 def log_ignored_flags(context: BackendContext) -> None:
     """Log the flags that have no effect on this backend."""
     options = context.options

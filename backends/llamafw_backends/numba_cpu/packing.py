@@ -8,7 +8,7 @@ from llamafw import Tensor
 from llamafw_backends.numba_cpu.kernel_records import I, accessor, named
 from llamafw_backends.numba_cpu.simd import call_address, load_i64
 from llamafw_backends.numba_cpu.threads import work_range
-from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, ROWS, Format
+from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, ROWS, Format
 
 MAX_SPLIT_ROWS = 128  # of matrices whose columns threads share; see `count_splits`
 MAX_SPLITS, MIN_SPLIT_COLUMNS = 16, 256
@@ -52,7 +52,7 @@ def count_splits(shape: tuple[int, ...], tensor: Tensor, tile_format: Format) ->
     The order of additions depends on it, so it depends on nothing but the matrix.
     """
     n_rows, n_columns = shape[-2:]
-    is_float = tile_format.layout == F32_LAYOUT and tensor.type_name == tile_format.name
+    is_float = tile_format.layout != Q8_LAYOUT and tensor.type_name == tile_format.name
     if len(shape) != 2 or not is_float or n_rows > MAX_SPLIT_ROWS or n_rows % ROWS:
         return 1
     counts = range(min(MAX_SPLITS, n_columns // MIN_SPLIT_COLUMNS), 1, -1)

@@ -27,7 +27,7 @@ class Avx2(InstructionSet):
     required_features = frozenset({"avx2", "fma"})
     widths = (3, 2, 1)
     tiles_at_once = {3: 1, 2: 1, 1: 1}
-    unpacked_at_once = 3, 1
+    unpacked_at_once = {32: (3, 1), 16: (3, 1)}
     _words = ir.VectorType(I32, 8)
     _bytes = ir.VectorType(I8, 32)
     _shorts = ir.VectorType(I16, 16)
@@ -93,7 +93,7 @@ class Plain(InstructionSet):
     required_features = frozenset[str]()
     widths = (4, 2, 1)
     tiles_at_once = {4: 1, 2: 1, 1: 1}
-    unpacked_at_once = 4, 1
+    unpacked_at_once = {32: (4, 1), 16: (4, 1)}
     _shorts = ir.VectorType(I16, 32)
 
     def _split(self, b: Builder, word: Value, *, signed: bool) -> tuple[Value, Value]:

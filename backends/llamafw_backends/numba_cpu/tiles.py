@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.emit import BYTES, F32, I64, INTS, Builder, Value, address, constant
+from llamafw_backends.numba_cpu.emit import BYTES, F32, I32, I64, INTS, Builder, Value, address, constant
 from llamafw_backends.numba_cpu.isa import FIRST_SUM_OFFSET, RECORD_BYTES, SCALE_OFFSET, SUM_OFFSET, DotProducts
 
 ROWS = 16  # per tile
@@ -22,6 +22,8 @@ COLUMNS = 32  # per record
 FLOAT_COLUMNS = 4  # per record of floats
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of bytes (see `isa`), float32
 ONE_BYTE = 4  # another bit: records of activations with 8 bits
+BRAIN_LAYOUT = 8  # instead of F32_LAYOUT: the same order of numbers, rounded to bfloat16
+FLOAT_BYTES = {F32_LAYOUT: 4, BRAIN_LAYOUT: 2}  # of an activation
 
 
 class Format(ABC):
@@ -95,17 +97,17 @@ class Format(ABC):
 
     def kernel_name(self, function: str) -> str:
         """Return the name of a kernel of this format."""
-        return f"plugin-format {self.key} {function}" if self.version else f"{function} {self.name}"
+        return f"plugin-format {self.key} {function}" if self.version else f"{function} {self.key}"
 
     @property
     def activation_bytes(self) -> int:
         """Size of one token's activations for one record."""
-        return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * self.columns
+        return RECORD_BYTES if self.layout == Q8_LAYOUT else FLOAT_BYTES[self.layout] * self.columns
 
     @property
     def token_bytes(self) -> int:
-        """Distance of the activations of adjacent tokens; of float32, 4 columns of each token are together."""
-        return RECORD_BYTES if self.layout == Q8_LAYOUT else 4 * FLOAT_COLUMNS
+        """Distance of the activations of adjacent tokens; of floats, 4 columns of each token are together."""
+        return RECORD_BYTES if self.layout == Q8_LAYOUT else FLOAT_BYTES[self.layout] * FLOAT_COLUMNS
 
     @property
     def records_per_block(self) -> int:
@@ -186,6 +188,12 @@ class Record:
         group, i = divmod(column, FLOAT_COLUMNS)
         offset = 4 * (FLOAT_COLUMNS * self.n_tokens * group + i)
         return emit.load_splat(self.b, address(self.b, token, offset), F32)
+
+    def activation_pair(self, token: Value, pair: int) -> Value:
+        """Emit loading the activations of columns 2·pair and 2·pair + 1 in the layout BRAIN_LAYOUT, in each lane."""
+        group, i = divmod(2 * pair, FLOAT_COLUMNS)
+        offset = 2 * (FLOAT_COLUMNS * self.n_tokens * group + i)
+        return emit.load_splat(self.b, address(self.b, token, offset), I32)
 
     def scale_address(self, offset: int, step: int = 0) -> Value:
         """Emit the address of a scale: ``offset``, and ``step`` bytes further for each record."""

@@ -56,6 +56,7 @@ class Activations:
     n_parts: int
     layouts: int = 0  # bits
     has_pair_rows: bool = True  # if it is the input of experts: not all pairs of a token have the same row
+    float_bytes: int = 4  # 2: the floats are rounded to bfloat16
     records: Buffer = field(init=False)
     floats: Buffer = field(init=False)
 
@@ -71,7 +72,7 @@ class Activations:
     @property
     def floats_row(self) -> int:
         """Size of a vector of floats."""
-        return 4 * self.n
+        return self.float_bytes * self.n
 
 
 @dataclass(eq=False)

@@ -21,11 +21,12 @@ from llamafw import graph as g
 from llamafw_backends.numba_cpu import matmul, packing
 from llamafw_backends.numba_cpu.cpu import cache_bytes
 from llamafw_backends.numba_cpu.emit import LANES
-from llamafw_backends.numba_cpu.formats import FORMATS, find_format
+from llamafw_backends.numba_cpu.formats import BF16_PAIRS, FORMATS, find_format
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import POSITIONS, TENSOR, TOKENS, TYPES, address_of, new_records
 from llamafw_backends.numba_cpu.memory import Arena, align_up
+from llamafw_backends.numba_cpu.options import rounds_to_bytes
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import ROWS, Format
 from llamafw_backends.numba_cpu.unpacked import buffer_bytes
@@ -165,7 +166,7 @@ class Weights:
     ) -> Matrix:
         """Return a matrix, or several of the same shape; if ``can_split``, a narrow one may be split by columns."""
         tensor = self._context.model.tensors[weight.name]
-        tile_format = self._format(tensor) or FORMATS["F32"]
+        tile_format = self._tile_format(tensor)
         n_splits = packing.count_splits(weight.shape, tensor, tile_format) if can_split else 1
         key = (weight, bias, order, n_splits)
         if key not in self._matrices:
@@ -181,6 +182,10 @@ class Weights:
                 )
             self._matrices[key] = Matrix(tensor, weight, bias, order, tile_format, new_records(TENSOR), n_splits)
         return self._matrices[key]
+
+    def layout(self, weight: g.Weight) -> int:
+        """Return the layout of the activations that a matrix is multiplied with."""
+        return self._tile_format(self._context.model.tensors[weight.name]).layout
 
     def vector(self, weight: g.Weight, order: Order = (), change: Callable[[Floats], Floats] | None = None) -> Vector:
         """Return the numbers of a tensor, in another order, or as ``change`` returns them."""
@@ -212,6 +217,11 @@ class Weights:
         assert table.unpacked is not None  # only called for tables whose type has no kernel
         out = table.unpacked[: len(indices)]
         out[...] = self._dequantize(table.tensor, table.rows[indices].reshape(-1), out.shape)
+
+    def _tile_format(self, tensor: Tensor) -> Format:
+        """Return the format of a matrix."""
+        found = self._format(tensor) or FORMATS["F32"]
+        return BF16_PAIRS if found.name == BF16_PAIRS.name and rounds_to_bytes(self._context.options) else found
 
     def _format(self, tensor: Tensor) -> Format | None:
         """Return the format of a tensor; None if there is none for its type."""

@@ -22,9 +22,10 @@ N_VOCAB, N_EXPERT, N_USED = 64, 3, 2
 N_ROWS, N_EXPERT_ROWS = 40, 48  # of matrices; 40 is not a multiple of the 16 or 32 rows that kernels may take at once
 MIN_COLUMNS = 512
 N_BLOCKS = 200  # of any bytes
-BATCHES = (1, 3, 7, 12, 16)
+BATCHES = (1, 3, 7, 12, 16, 40)
 TOLERANCE = 1e-4  # of the largest activation times the sum of the weights' magnitudes
-TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, N_VOCAB, 40)]
+TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, N_VOCAB, 160)]
+"""So many that kernels multiply them, and those of an expert, as they multiply a prompt."""
 
 MakeBlocks = Callable[[np.random.Generator, int], Bytes]
 """Returns random blocks, ``(n, type_size)`` uint8."""
@@ -92,7 +93,7 @@ def check_products(
     }
     expected, limits = _multiply(tensors, quant)
 
-    options = BackendOptions(n_ctx=64, n_slots=1, n_batch=64, n_threads=2)
+    options = BackendOptions(n_ctx=len(TOKENS), n_slots=1, n_batch=len(TOKENS), n_threads=2)
     with open_backend(_context(_products(n), tensors, options, quants)) as backend:
         whole = backend.hidden(batch((0, 0, TOKENS))).copy()
         errors = np.abs(whole - expected)
@@ -115,7 +116,7 @@ def _products(n: int) -> g.Graph:
     x = g.EmbeddingLookup(g.TOKENS, g.Weight("embedding", (N_VOCAB, n)))
     chosen = g.top_k(g.Linear(x, g.Weight("router", (N_EXPERT, n))), N_USED)
     experts = g.ExpertLinear(x, chosen, g.Weight("experts", (N_EXPERT, N_EXPERT_ROWS, n)))
-    return g.Graph(g.concat(g.Linear(x, g.Weight("matrix", (N_ROWS, n))), g.flat(experts)), None, 64)
+    return g.Graph(g.concat(g.Linear(x, g.Weight("matrix", (N_ROWS, n))), g.flat(experts)), None, len(TOKENS))
 
 
 def _multiply(tensors: Mapping[str, Tensor], quant: Quant) -> tuple[Doubles, Doubles]:

@@ -15,7 +15,7 @@ from llamafw.testing.batches import logits
 from llamafw.testing.reference import Reference, kl, reference, top1_agreement
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu.cpu import features
-from llamafw_backends.numba_cpu.formats import FORMATS
+from llamafw_backends.numba_cpu.formats import BUILT_IN, FORMATS
 from llamafw_backends.numba_cpu.instruction_sets import INSTRUCTION_SETS
 from support.numba_backend import open_backend
 from support.prose import PROSE, read_tokenizer
@@ -52,7 +52,7 @@ def check_logits(path: Path, *, tolerance: float = 0.01, reference: Reference | 
     assert np.abs(got - expected).max() < tolerance
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in UNKNOWN_TO_GGUF])
+@pytest.mark.parametrize("kind", [one.name for one in BUILT_IN if one.name not in UNKNOWN_TO_GGUF])
 def test_models_of_each_type_match_the_reference(kind: str, tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "m.gguf", types=kind, n_embd=256, n_ff=256, n_head=4, n_layer=1)
     check_logits(path, tolerance=1e-3 if kind in ("F32", "F16", "BF16") else 0.01)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize, quantize
 
 from llamafw.testing.batches import logits
 from llamafw.testing.reference import kl, reference, top1_agreement
@@ -46,6 +49,31 @@ def test_activations_are_rounded_in_groups_of_32(type_name: str) -> None:
     np.testing.assert_allclose(products["int8"], expected[:n], atol=2e-5)
     np.testing.assert_allclose(products["int15"], exact[:n], atol=2e-3)
     assert np.abs(expected - exact).max() > 1e-2  # the two kinds can be told apart
+
+
+def test_activations_of_bf16_weights_are_rounded_to_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums have the same bits with all instruction sets and in batches of any size, though not all use BF16."""
+    x = np.random.default_rng(9).normal(0, 1, (N_VOCAB, N_COLUMNS)).astype(np.float32)
+    x[:, ::5] *= np.float32(1e-3)
+    exact = x.astype(np.float64) @ matrix_weights("BF16").T
+    expected = round_to_bf16(x).astype(np.float64) @ matrix_weights("BF16").T
+
+    results = []
+    for isa in ISAS:
+        monkeypatch.setenv("LLAMAFW_ISA", isa)
+        results.append(multiply("BF16", x, "int8"))
+    for size, *products in zip(SIZES, *results, strict=True):
+        for isa, one in zip(ISAS, products, strict=True):
+            np.testing.assert_array_equal(one, results[0][-1][:size], err_msg=f"{isa}, {size} tokens")
+
+    n = SIZES[-1]
+    assert np.abs(expected - exact).max() > 1e-3
+    np.testing.assert_allclose(results[0][-1][:, :N_ROWS], expected[:n], atol=1e-5)
+    np.testing.assert_allclose(multiply("BF16", x, "int15")[-1][:, :N_ROWS], exact[:n], atol=1e-5)
+
+
+def round_to_bf16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return dequantize(quantize(x, GGMLQuantizationType.BF16), GGMLQuantizationType.BF16)
 
 
 def test_extreme_activations_do_not_change_those_of_other_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

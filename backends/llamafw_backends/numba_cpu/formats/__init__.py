@@ -7,7 +7,7 @@ from importlib import import_module
 
 from llamafw import PluginError, Quant
 from llamafw_backends.numba_cpu.cache import class_source, plugin_source
-from llamafw_backends.numba_cpu.formats.floats import BF16Format, F16Format, F32Format
+from llamafw_backends.numba_cpu.formats.floats import BF16Format, BF16Pairs, F16Format, F32Format
 from llamafw_backends.numba_cpu.formats.iq1_m import IQ1_M
 from llamafw_backends.numba_cpu.formats.iq1_s import IQ1_S
 from llamafw_backends.numba_cpu.formats.iq2_s import IQ2_S
@@ -65,7 +65,9 @@ BUILT_IN: tuple[Format, ...] = (
     Q1_0(),
     Q2_0(),
 )
-FORMATS: dict[str, Format] = {one.key: one for one in BUILT_IN}
+BF16_PAIRS = BF16Pairs()
+"""What BF16 is instead, if activations are rounded."""
+FORMATS: dict[str, Format] = {one.key: one for one in (*BUILT_IN, BF16_PAIRS)}
 """The formats of this process by their `Format.key`. Kernels are compiled for a key."""
 
 _PACKAGE = "llamafw_backends.numba_cpu"  # whose sources are part of `cache.version_folder`

@@ -1,6 +1,7 @@
-"""F32, F16 and BF16: weights that are multiplied with float32 activations.
+"""F32, F16 and BF16: weights that are multiplied with float32 activations, or BF16 with bfloat16.
 
-A tile has 16 rows of column 0, then 16 rows of column 1 …
+A tile has 16 rows of column 0, then 16 rows of column 1 … Pairs of bfloat16 are together: it has columns 0 and 1 of the
+first row, of the second row …
 """
 
 from __future__ import annotations
@@ -11,8 +12,17 @@ from collections.abc import Sequence
 from llamafw_backends.numba_cpu import emit
 from llamafw_backends.numba_cpu.emit import FLOATS, Builder, Value, address
 from llamafw_backends.numba_cpu.isa import DotProducts
-from llamafw_backends.numba_cpu.simd import load_bf16, load_f16, load_f32, read_u16, store_f32, write_u16
-from llamafw_backends.numba_cpu.tiles import F32_LAYOUT, FLOAT_COLUMNS, Format, Record
+from llamafw_backends.numba_cpu.simd import (
+    load_bf16,
+    load_f16,
+    load_f32,
+    read_u16,
+    read_u32,
+    store_f32,
+    write_u16,
+    write_u32,
+)
+from llamafw_backends.numba_cpu.tiles import BRAIN_LAYOUT, F32_LAYOUT, FLOAT_COLUMNS, Format, Record
 
 
 class _FloatFormat(Format):
@@ -92,3 +102,31 @@ class BF16Format(_ShortFormat):
     def unpack(source: int, out: int) -> None:
         for i in range(4):
             store_f32(load_bf16(source + 2 * i), out + 4 * i)
+
+
+class BF16Pairs(BF16Format):
+    """bfloat16, multiplied with activations that are rounded to bfloat16; ``--numba-activations int8`` chooses it."""
+
+    layout = BRAIN_LAYOUT
+
+    @property
+    def key(self) -> str:
+        return f"{self.name} pairs"
+
+    @staticmethod
+    def pack(source: int, words: int, scales: int, lane: int) -> None:
+        for pair in range(2):
+            write_u32(read_u32(source + 4 * pair), words + 64 * pair + 4 * lane)
+
+    def multiply(
+        self, records: Sequence[Record], dots: DotProducts, tokens: Sequence[Value], sums: Sequence[Sequence[Value]]
+    ) -> list[list[Value]]:
+        """Emit Σ w·x, one pair of columns after the other."""
+        b, results = records[0].b, [list(totals) for totals in sums]
+        for pair in range(self.columns // 2):
+            weights = [record.word(pair) for record in records]
+            for i, token in enumerate(tokens):
+                x = records[0].activation_pair(token, pair)
+                for tile, weight in enumerate(weights):
+                    results[tile][i] = dots.multiply_pairs(b, results[tile][i], weight, x)
+        return results
