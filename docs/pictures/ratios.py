@@ -21,6 +21,8 @@ TITLES = {
     "pp512 int8": "prefill with activations of 8 bits, as llama.cpp's",
     "tg128": "decode",
     "tg128x8": "decode, 8 sequences",
+    "tg128x16": "decode, 16 sequences",
+    "tg128 @d4096": "decode after 4,096 tokens",
 }
 STYLE = """
 text { font: 11px system-ui, sans-serif; fill: #57606a }
@@ -73,15 +75,15 @@ def families(page: str) -> Groups:
 
 def formats(page: str) -> Groups:
     """Return the bars of the table of tensor types: one and two threads of each type."""
-    by_test: dict[str, dict[str, list[float]]] = {}
+    by_test: dict[str, dict[str, dict[str, float]]] = {}
     for row in table_rows(page, "| type | threads |"):
         cells = dict(row)
+        name = f"{cells['threads']} thread" + ("s" if cells["threads"] != "1" else "")
         for test in cells.keys() & TITLES.keys():
             for ratio in re.findall(r"\(([\d.]+)\)", cells[test]):
-                by_test.setdefault(test, {}).setdefault(cells["type"], []).append(float(ratio))
-    names = ("1 thread", "2 threads")
+                by_test.setdefault(test, {}).setdefault(cells["type"], {})[name] = float(ratio)
     return {
-        test: [Bars(kind, ratios, names) for kind, ratios in by_test[test].items()]
+        test: [Bars(kind, [*ratios.values()], [*ratios]) for kind, ratios in by_test[test].items()]
         for test in TITLES
         if test in by_test
     }
@@ -90,15 +92,19 @@ def formats(page: str) -> Groups:
 def draw(groups: Groups) -> str:
     """Return an SVG picture: for each test, a group of bars per row, and a line where both programs are equal."""
     parts, y = [], TOP - 24
+    colours = list(dict.fromkeys(name for rows in groups.values() for row in rows for name in row.names))
     for test, rows in groups.items():
         parts.append(f'<text class="title" x="{LEFT}" y="{y}">{escape(TITLES[test])}</text>')
         y += 10
         start = y
         for row in rows:
-            parts.append(f'<text x="{LEFT - 6}" y="{y + BAR + 4}" text-anchor="end">{escape(row.label)}</text>')
-            for i, (name, ratio) in enumerate(zip(row.names, row.ratios, strict=True)):
+            middle = y + BAR * len(row.ratios) // 2 + 4
+            parts.append(f'<text x="{LEFT - 6}" y="{middle}" text-anchor="end">{escape(row.label)}</text>')
+            for name, ratio in zip(row.names, row.ratios, strict=True):
                 size = ratio * SCALE
-                parts.append(f'<rect class="bar{i}" x="{LEFT}" y="{y}" width="{size:.1f}" height="{BAR - 1}"/>')
+                parts.append(
+                    f'<rect class="bar{colours.index(name)}" x="{LEFT}" y="{y}" width="{size:.1f}" height="{BAR - 1}"/>'
+                )
                 parts.append(f'<text x="{LEFT + size + 4:.1f}" y="{y + BAR - 3}">{ratio:.2f} {escape(name)}</text>')
                 y += BAR
             y += GAP - BAR
