@@ -18,7 +18,7 @@ PAGE = FOLDER.parent / "benchmarks.md"
 BAR, GAP, LEFT, TOP, SCALE, WIDTH = 13, 22, 130, 40, 62, 620  # pixels; SCALE: of a ratio of 1
 TITLES = {
     "pp512": "prefill: tokens/s as a multiple of llama.cpp's",
-    "pp512 int8": "prefill with activations of 8 bits, as llama.cpp's",
+    "pp512 int8": "prefill with activations rounded as in llama.cpp",
     "tg128": "decode",
     "tg128x8": "decode, 8 sequences",
     "tg128x16": "decode, 16 sequences",
@@ -74,7 +74,7 @@ def families(page: str) -> Groups:
 
 
 def formats(page: str) -> Groups:
-    """Return the bars of the table of tensor types: one and two threads of each type."""
+    """Return the bars of the table of tensor types: one per number of threads that was measured."""
     by_test: dict[str, dict[str, dict[str, float]]] = {}
     for row in table_rows(page, "| type | threads |"):
         cells = dict(row)
@@ -92,7 +92,7 @@ def formats(page: str) -> Groups:
 def draw(groups: Groups) -> str:
     """Return an SVG picture: for each test, a group of bars per row, and a line where both programs are equal."""
     parts, y = [], TOP - 24
-    colours = list(dict.fromkeys(name for rows in groups.values() for row in rows for name in row.names))
+    bar_names = list(dict.fromkeys(name for rows in groups.values() for row in rows for name in row.names))
     for test, rows in groups.items():
         parts.append(f'<text class="title" x="{LEFT}" y="{y}">{escape(TITLES[test])}</text>')
         y += 10
@@ -101,10 +101,8 @@ def draw(groups: Groups) -> str:
             middle = y + BAR * len(row.ratios) // 2 + 4
             parts.append(f'<text x="{LEFT - 6}" y="{middle}" text-anchor="end">{escape(row.label)}</text>')
             for name, ratio in zip(row.names, row.ratios, strict=True):
-                size = ratio * SCALE
-                parts.append(
-                    f'<rect class="bar{colours.index(name)}" x="{LEFT}" y="{y}" width="{size:.1f}" height="{BAR - 1}"/>'
-                )
+                size, number = ratio * SCALE, bar_names.index(name)
+                parts.append(f'<rect class="bar{number}" x="{LEFT}" y="{y}" width="{size:.1f}" height="{BAR - 1}"/>')
                 parts.append(f'<text x="{LEFT + size + 4:.1f}" y="{y + BAR - 3}">{ratio:.2f} {escape(name)}</text>')
                 y += BAR
             y += GAP - BAR

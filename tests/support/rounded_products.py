@@ -1,4 +1,4 @@
-"""Products of quantised weights with activations that eight bits hold exactly."""
+"""Products of weights with activations that are rounded to eight bits, or that eight bits hold exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support import gguf_models, ternary
 
 N_VOCAB, N_COLUMNS, N_ROWS, N_EXPERT_ROWS, N_EXPERT = 128, 512, 40, 48, 3
 QUANTS: dict[str, Quant] = {**gguf_models.QUANTS, "PQ2_0": PQ2_0(), "PTQ1_0": PTQ1_0()}
-SIZES = (1, 2, 3, 5, 12, 16, 31, 112)  # of batches; tiles are unpacked for the largest
+SIZES = (1, 2, 3, 5, 12, 16, 31, 112)  # of batches; every instruction set unpacks tiles for 112
 
 Floats = npt.NDArray[np.float32]
 

@@ -68,8 +68,9 @@ def add_options(parser: ArgumentParser) -> None:
         "--numba-activations",
         choices=("int15", "int8"),
         help="what quantised weights are multiplied with on CPUs: activations rounded to 15 bits, or to 8 bits, which "
-        "reads prompts about 1.6 times as fast and changes the likeliest token at one of twenty positions; int8 also "
-        "rounds the activations of BF16 weights to bfloat16 (default: int15); it selects --backend numba",
+        "reads prompts about 1.6 times as fast and changes the likeliest token at one of twenty positions; with int8, "
+        "activations of BF16 weights are rounded to bfloat16, which is faster with AVX-512 BF16 only (default: int15); "
+        "the flag selects --backend numba",
     )
 
 

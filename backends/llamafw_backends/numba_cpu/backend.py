@@ -31,7 +31,7 @@ from llamafw_backends.numba_cpu.kernel_records import HIDDEN, LOGITS, PLAN, addr
 from llamafw_backends.numba_cpu.kv_cache import KVCache
 from llamafw_backends.numba_cpu.memory import Arena, align_up
 from llamafw_backends.numba_cpu.mixing_lowering import key_rotations
-from llamafw_backends.numba_cpu.options import check_options, log_ignored_flags, rounds_to_bytes
+from llamafw_backends.numba_cpu.options import check_options, has_int8_activations, log_ignored_flags
 from llamafw_backends.numba_cpu.pages import PAGE
 from llamafw_backends.numba_cpu.placement import Placement
 from llamafw_backends.numba_cpu.rotations import Rotations
@@ -79,7 +79,7 @@ class NumbaBackend(SlotOwner):
         if n_threads > MAX_THREADS:
             raise SettingsError(f"the numba backend can use at most {MAX_THREADS} threads, not {n_threads}")
         self._isa = self._matrix_isa = instruction_sets.choose_instruction_set()
-        if rounds_to_bytes(options):
+        if has_int8_activations(options):
             self._matrix_isa = instruction_sets.rounded(self._isa)
             self.state_format += "-int8"
         self._cache_types = f"{options.cache_type_k}/{options.cache_type_v}"

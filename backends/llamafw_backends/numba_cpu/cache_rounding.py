@@ -32,7 +32,7 @@ from llamafw_backends.numba_cpu.simd import (
     read_u8,
     splat,
     store,
-    store_brain,
+    store_bf16,
     store_bytes,
     store_f16,
     store_half,
@@ -115,7 +115,7 @@ def to_f16(x: int, out: int) -> None:
 
 def to_bf16(x: int, out: int) -> None:
     """Round 16 numbers to bfloat16."""
-    store_brain(load(x), out)
+    store_bf16(load(x), out)
 
 
 def to_q8_0(x: int, out: int) -> None:

@@ -162,7 +162,7 @@ def _load_f16(b: Builder, row: Value, i: int) -> Value:
 
 
 def _load_bf16(b: Builder, row: Value, i: int) -> Value:
-    return emit.load_brain(b, address(b, row, 2 * emit.LANES * i))
+    return emit.load_bf16(b, address(b, row, 2 * emit.LANES * i))
 
 
 def _load_q8_0(b: Builder, row: Value, i: int) -> Value:

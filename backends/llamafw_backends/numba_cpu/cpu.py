@@ -54,7 +54,7 @@ def has_byte_permutes() -> bool:
     return IS_X86 and {"avx512bw", "avx512vbmi"} <= features()
 
 
-def has_brain_products() -> bool:
+def has_bf16_products() -> bool:
     """Return whether the processor multiplies pairs of bfloat16 in registers of 512 bits (AVX-512 BF16)."""
     return IS_X86 and {"avx512f", "avx512bf16"} <= features()
 

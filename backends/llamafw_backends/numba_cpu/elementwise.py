@@ -38,7 +38,7 @@ from llamafw_backends.numba_cpu.simd import (
     round_ints,
     splat,
     store,
-    store_brain_quad,
+    store_bf16_quad,
     store_bytes,
     store_f32,
     store_i32,
@@ -48,7 +48,7 @@ from llamafw_backends.numba_cpu.simd import (
     sum_lanes,
     zeros,
 )
-from llamafw_backends.numba_cpu.tiles import BRAIN_LAYOUT, F32_LAYOUT, FLOAT_COLUMNS, ONE_BYTE, Q8_LAYOUT
+from llamafw_backends.numba_cpu.tiles import BF16_LAYOUT, F32_LAYOUT, FLOAT_COLUMNS, ONE_BYTE, Q8_LAYOUT
 
 
 @jit
@@ -165,9 +165,9 @@ def store_activations(
     start, width : int
         The token's `token_group`.
     layouts : int
-        Bits of `tiles.Q8_LAYOUT`, of `tiles.F32_LAYOUT` or `tiles.BRAIN_LAYOUT`, and `tiles.ONE_BYTE`.
+        Bits of `tiles.Q8_LAYOUT`, of `tiles.F32_LAYOUT` or `tiles.BF16_LAYOUT`, and `tiles.ONE_BYTE`.
     records, floats : int
-        Addresses of the activations in either layout.
+        Addresses of the records, and of the floats in either layout.
     """
     if layouts & Q8_LAYOUT:
         base = records + start * (n_columns // 32) * RECORD_BYTES + (token - start) * RECORD_BYTES
@@ -179,8 +179,8 @@ def store_activations(
         base = floats + start * 4 * n_columns + (token - start) * size
         for block in range(first // FLOAT_COLUMNS, last // FLOAT_COLUMNS):
             store_quad(load_quad(x + size * (block - first // FLOAT_COLUMNS)), base + block * width * size)
-    if layouts & BRAIN_LAYOUT:
+    if layouts & BF16_LAYOUT:
         size = 2 * FLOAT_COLUMNS
         base = floats + start * 2 * n_columns + (token - start) * size
         for block in range(first // FLOAT_COLUMNS, last // FLOAT_COLUMNS):
-            store_brain_quad(load_quad(x + 2 * size * (block - first // FLOAT_COLUMNS)), base + block * width * size)
+            store_bf16_quad(load_quad(x + 2 * size * (block - first // FLOAT_COLUMNS)), base + block * width * size)

@@ -24,20 +24,20 @@ QUAD = ir.VectorType(F32, 4)
 INTS, SHORTS, BYTES = (ir.VectorType(t, LANES) for t in (I32, I16, I8))
 
 
-class _Brain(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+class _BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
     """LLVM's type of bfloat16, which llvmlite does not have."""
 
     def _to_string(self) -> str:
         return "bfloat"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Brain)
+        return isinstance(other, _BFloat16)
 
     def __hash__(self) -> int:
-        return hash(_Brain)
+        return hash(_BFloat16)
 
 
-BRAINS = ir.VectorType(_Brain(), 2 * LANES)
+BF16S = ir.VectorType(_BFloat16(), 2 * LANES)
 
 Builder = Any  # llvmlite.ir.IRBuilder
 Value = Any  # llvmlite.ir.Value
@@ -169,12 +169,12 @@ def narrow(b: Builder, value: Value) -> Value:
     return b.trunc(b.or_(number, sign), short)
 
 
-def load_brain(b: Builder, where: Value) -> Value:
+def load_bf16(b: Builder, where: Value) -> Value:
     """Emit loading 16 bfloat16 as float32."""
     return b.bitcast(b.shl(b.zext(load(b, where, SHORTS), INTS), constant(INTS, 16)), FLOATS)
 
 
-def store_brain(b: Builder, value: Value, where: Value) -> None:
+def store_bf16(b: Builder, value: Value, where: Value) -> None:
     """Emit storing a vector of float32 as bfloat16, rounded to the nearest, ties to even."""
     n = value.type.count
     wide, short = ir.VectorType(I32, n), ir.VectorType(I16, n)
@@ -187,20 +187,21 @@ def store_brain(b: Builder, value: Value, where: Value) -> None:
 
 
 def multiply_pairs(b: Builder, total: Value, x: Value, y: Value) -> Value:
-    """Emit ``total + x1·y1 + x0·y0`` in each lane of ``x`` and ``y``, two bfloat16 in int32; y0 is in the low bits.
+    """Emit ``total + x1·y1 + x0·y0`` in each lane.
 
-    Each addition is rounded, as by ``vpdpbf16ps``.
+    A lane of ``x`` and ``y``, int32, holds two bfloat16; x0 and y0 are the low 16 bits. Each addition is rounded, as by
+    ``vpdpbf16ps`` (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2).
     """
-    for half in (_high_brains, _low_brains):
+    for half in (_high_bf16, _low_bf16):
         total = fma(b, half(b, x), half(b, y), total)
     return total
 
 
-def _high_brains(b: Builder, pairs: Value) -> Value:
+def _high_bf16(b: Builder, pairs: Value) -> Value:
     return b.bitcast(b.and_(pairs, constant(INTS, 0xFFFF0000)), FLOATS)
 
 
-def _low_brains(b: Builder, pairs: Value) -> Value:
+def _low_bf16(b: Builder, pairs: Value) -> Value:
     return b.bitcast(b.shl(pairs, constant(INTS, 16)), FLOATS)
 
 

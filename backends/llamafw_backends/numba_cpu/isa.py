@@ -6,7 +6,8 @@ result is an exact int32 sum per row and token, so every set gives the same logi
 Weights are read as words: 16 lanes of 4 bytes, where lane r holds 4 adjacent columns of row r. Activations are read as
 records, written by `elementwise.quantize`. An activation has 15 bits, in two bytes; 8 bits change the likeliest token
 at one of twenty positions. Users who choose them (``--numba-activations int8``) get half the multiplications. BF16
-weights are then multiplied with pairs of bfloat16, whose sums are rounded in the same way by every set.
+weights are then multiplied with pairs of bfloat16. Every set rounds their sums in the same way, except that
+``vpdpbf16ps`` has no subnormal numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from llvmlite import ir
 
 from llamafw_backends.numba_cpu import emit
-from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features, has_brain_products
+from llamafw_backends.numba_cpu.cpu import IS_ARM, IS_X86, features, has_bf16_products
 from llamafw_backends.numba_cpu.emit import I8, I32, INTS, Builder, Value, address, constant
 
 # A record holds 32 activations ≈ scale · x with x = 128 · high + low, |high| ≤ 127, −64 ≤ low < 64; or, if they have
@@ -106,7 +107,7 @@ class InstructionSet(DotProducts):
     is_for_x86 = True
     required_features: frozenset[str]  # of the processor, by LLVM's names
     widths: tuple[int, ...]  # possible numbers of tokens multiplied at once, descending; the last is 1
-    tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once; see `matmul`
+    tiles_at_once: dict[int, int]  # for each width, number of tiles multiplied at once; see `matmul._at_once`
     last_float_tokens = 0  # of a batch, multiplied with float weights at once, though in several groups; 0: none
     float_sums = 0  # of these tokens and two tiles, which registers have room for
     unpacked_offset = 0  # that unpacked bytes get instead of another one, because it costs nothing; 0: they keep theirs
@@ -155,9 +156,9 @@ class Vnni(InstructionSet):
 
         It takes and returns zeros instead of subnormal numbers, but otherwise rounds as `emit.multiply_pairs`.
         """
-        if not has_brain_products():
+        if not has_bf16_products():
             return super().multiply_pairs(b, total, weights, pair)
-        pairs = [b.bitcast(one, emit.BRAINS) for one in (weights, pair)]
+        pairs = [b.bitcast(one, emit.BF16S) for one in (weights, pair)]
         return emit.call(b, "llvm.x86.avx512bf16.dpbf16ps.512", emit.FLOATS, [total, *pairs])
 
     def _multiply(self, b: Builder, total: Value, word: Value, quants: Value) -> Value:

@@ -22,7 +22,7 @@ from llamafw_backends.numba_cpu.mixing_lowering import lower_attention, lower_re
 from llamafw_backends.numba_cpu.operator_lowering import lower_operator
 from llamafw_backends.numba_cpu.rotations import Rotations
 from llamafw_backends.numba_cpu.row_lowering import append_token_order, lower_row, lower_weighted_pairs, parts, unary
-from llamafw_backends.numba_cpu.tiles import BRAIN_LAYOUT, F32_LAYOUT, ROWS
+from llamafw_backends.numba_cpu.tiles import BF16_LAYOUT, F32_LAYOUT, FLOAT_BYTES, ROWS
 from llamafw_backends.numba_cpu.units import (
     Activations,
     Buffer,
@@ -123,7 +123,7 @@ class Lowering:
             return fused
 
         place = self.place(value)
-        float_bytes = 2 if layout == BRAIN_LAYOUT else 4
+        float_bytes = FLOAT_BYTES.get(layout, 4)
         key = (place, n_parts, n, stage, float_bytes)
         if key not in self._activations:
             x = self._activations[key] = Activations(n, n_parts, float_bytes=float_bytes)
@@ -280,7 +280,7 @@ class Lowering:
 
         pairs, place = self._pairs_of(value.chosen, value.weight.shape[0], stage), self.place(value.x)
         n = value.x.shape[-1]
-        float_bytes = 2 if layout == BRAIN_LAYOUT else 4
+        float_bytes = FLOAT_BYTES.get(layout, 4)
         key = (place, pairs, has_pair_rows, float_bytes)
         if key not in self._activations:
             x = self._activations[key] = Activations(n, n_used, has_pair_rows=has_pair_rows, float_bytes=float_bytes)
@@ -366,8 +366,9 @@ class Lowering:
             return None
         if n % 32 == 0 and self._feeds_only(last, lambda user: self._multiplies(user, last, pairs)):
             layouts = {self.weights.layout(linear_of(user).weight) for user in self.fusion.readers_of(last)}
-            if not {F32_LAYOUT, BRAIN_LAYOUT} <= layouts:
-                x = Activations(n, g.size_of(last) // n, float_bytes=2 if BRAIN_LAYOUT in layouts else 4)
+            if not {F32_LAYOUT, BF16_LAYOUT} <= layouts:  # `Activations` have floats of one kind
+                float_bytes = min(FLOAT_BYTES.get(layout, 4) for layout in layouts)
+                x = Activations(n, g.size_of(last) // n, float_bytes=float_bytes)
                 self._activations[last, stage] = x
                 return x
         if pairs and self._feeds_only(last, lambda user: isinstance(user, g.WeightedSum) and strip(user.parts) is last):

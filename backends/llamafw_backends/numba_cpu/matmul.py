@@ -35,9 +35,9 @@ CHUNK = 4  # tiles that are multiplied with all groups of tokens in turn, while 
 STREAM_TOKENS = 2  # with at most so many tokens, time is spent on reading the weights
 STREAM_AHEAD = 8192  # bytes that are fetched ahead of the multiplication then
 FLOATS_AHEAD = 1024  # the same for several tiles side by side, in all
-MAX_PAIRED = 8  # tokens that registers have room for, beside the unpacked weights of two tiles
+MAX_TOKENS_OF_TWO_TILES = 8  # whose sums registers have room for, beside the words of two tiles
 FLOAT_SUMS = 4  # of adjacent tiles or tokens: each addition to a sum of floats waits for the one before
-UNPACKED = 0  # a case of `_multiply`
+UNPACKED = 0  # instead of a width: the largest one, with unpacked tiles
 _N_ARGUMENTS = 10  # weights, tile_bytes, n_tiles, n_records, activations, start, start_stride, out, out_stride, add
 
 
@@ -50,7 +50,7 @@ def _at_once(isa: InstructionSet, tile_format: Format, n_tokens: int) -> tuple[i
         return n_tokens, FLOAT_SUMS // n_tokens
     if isinstance(tile_format, Unpacked):
         return isa.unpacked_at_once[tile_format.columns_per_scale]
-    if isinstance(tile_format, QuantFormat) and n_tokens > MAX_PAIRED:
+    if isinstance(tile_format, QuantFormat) and n_tokens > MAX_TOKENS_OF_TWO_TILES:
         return n_tokens, 1
     return n_tokens, isa.tiles_at_once.get(n_tokens, 2 if 2 * n_tokens <= isa.float_sums else 1)
 
@@ -220,10 +220,9 @@ def _chunk_by_tokens(
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]  # numba has no types
 def _multiply(context: Any, isa: Any, tile_format: Any, read_once: Any, width: Any, arguments: Any) -> Any:
-    """Multiply tiles with a group of ``width`` tokens, or with the last ``-width`` tokens.
+    """Multiply tiles with a group of ``width`` tokens, or with the last ``-width`` tokens; see also `UNPACKED`.
 
-    `UNPACKED` is the case of unpacked tiles and a group of the largest width. ``isa`` and ``tile_format`` are literal
-    names, ``read_once`` is a literal 0 or 1.
+    ``isa`` and ``tile_format`` are literal names, ``read_once`` is a literal 0 or 1.
     """
     names, is_once = (isa.literal_value, tile_format.literal_value), bool(read_once.literal_value)
 
@@ -328,18 +327,18 @@ def _matmul(
         t = tensor_at(tensor)
         _begin(isa)
         unpacked_tile = t.n_records * unpacked_bytes
-        n_wide = 0  # tokens that are multiplied with unpacked tiles, in groups of the largest width
+        n_unpacked = 0  # tokens that are multiplied with unpacked tiles, in groups of the largest width
         if unpacked_bytes and n_tokens >= min_unpacked:
-            n_wide = n_tokens - n_tokens % load_i64(widths)
-        at_once = max(1, min(TILES, BUFFER_BYTES // unpacked_tile)) if n_wide else CHUNK
+            n_unpacked = n_tokens - n_tokens % load_i64(widths)
+        at_once = max(1, min(TILES, BUFFER_BYTES // unpacked_tile)) if n_unpacked else CHUNK
 
         for tile in range(first, last, at_once):
             n_tiles, weights = min(at_once, last - tile), t.weights + tile * t.tile_bytes
-            if n_wide:
+            if n_unpacked:
                 unpack_tiles(isa, tile_format, (weights, t.tile_bytes, n_tiles, t.n_records, buffer))
             token = 0
             while token < n_tokens:
-                rest, is_unpacked = n_tokens - token, token < n_wide
+                rest, is_unpacked = n_tokens - token, token < n_unpacked
                 width = -rest if rest <= max_last else width_for(widths, rest)
                 _multiply(
                     isa,

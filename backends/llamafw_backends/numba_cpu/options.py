@@ -23,8 +23,8 @@ def check_options(options: BackendOptions, n_ctx: int) -> None:
             raise SettingsError(f"the {name} is {size}; it must be at least 1")
 
 
-def rounds_to_bytes(options: BackendOptions) -> bool:
-    """Return whether activations have 8 bits, and those of BF16 weights are bfloat16."""
+def has_int8_activations(options: BackendOptions) -> bool:
+    """Return whether ``--numba-activations int8`` is given."""
     return options.extra.get("numba_activations") == "int8"
 
 

@@ -22,8 +22,8 @@ COLUMNS = 32  # per record
 FLOAT_COLUMNS = 4  # per record of floats
 Q8_LAYOUT, F32_LAYOUT = 1, 2  # layouts of activations, as bits: records of bytes (see `isa`), float32
 ONE_BYTE = 4  # another bit: records of activations with 8 bits
-BRAIN_LAYOUT = 8  # instead of F32_LAYOUT: the same order of numbers, rounded to bfloat16
-FLOAT_BYTES = {F32_LAYOUT: 4, BRAIN_LAYOUT: 2}  # of an activation
+BF16_LAYOUT = 8  # instead of F32_LAYOUT: the same order of numbers, rounded to bfloat16
+FLOAT_BYTES = {F32_LAYOUT: 4, BF16_LAYOUT: 2}  # of an activation
 
 
 class Format(ABC):
@@ -190,7 +190,7 @@ class Record:
         return emit.load_splat(self.b, address(self.b, token, offset), F32)
 
     def activation_pair(self, token: Value, pair: int) -> Value:
-        """Emit loading the activations of columns 2·pair and 2·pair + 1 in the layout BRAIN_LAYOUT, in each lane."""
+        """Emit loading two adjacent activations of a token, in the layout BF16_LAYOUT, into each of 16 lanes."""
         group, i = divmod(2 * pair, FLOAT_COLUMNS)
         offset = 2 * (FLOAT_COLUMNS * self.n_tokens * group + i)
         return emit.load_splat(self.b, address(self.b, token, offset), I32)

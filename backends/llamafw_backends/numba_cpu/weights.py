@@ -26,7 +26,7 @@ from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import POSITIONS, TENSOR, TOKENS, TYPES, address_of, new_records
 from llamafw_backends.numba_cpu.memory import Arena, align_up
-from llamafw_backends.numba_cpu.options import rounds_to_bytes
+from llamafw_backends.numba_cpu.options import has_int8_activations
 from llamafw_backends.numba_cpu.threads import Pool
 from llamafw_backends.numba_cpu.tiles import ROWS, Format
 from llamafw_backends.numba_cpu.unpacked import buffer_bytes
@@ -219,9 +219,9 @@ class Weights:
         out[...] = self._dequantize(table.tensor, table.rows[indices].reshape(-1), out.shape)
 
     def _tile_format(self, tensor: Tensor) -> Format:
-        """Return the format of a matrix."""
+        """Return the format in which a matrix is stored; F32 if its type has none."""
         found = self._format(tensor) or FORMATS["F32"]
-        return BF16_PAIRS if found.name == BF16_PAIRS.name and rounds_to_bytes(self._context.options) else found
+        return BF16_PAIRS if found.name == BF16_PAIRS.name and has_int8_activations(self._context.options) else found
 
     def _format(self, tensor: Tensor) -> Format | None:
         """Return the format of a tensor; None if there is none for its type."""

@@ -25,7 +25,7 @@ N_BLOCKS = 200  # of any bytes
 BATCHES = (1, 3, 7, 12, 16, 40)
 TOLERANCE = 1e-4  # of the largest activation times the sum of the weights' magnitudes
 TOKENS = [int(token) for token in np.random.default_rng(0).integers(0, N_VOCAB, 160)]
-"""So many that kernels multiply them, and those of an expert, as they multiply a prompt."""
+"""Enough that kernels multiply a matrix, and usually each expert (two thirds of the tokens), as with a prompt."""
 
 MakeBlocks = Callable[[np.random.Generator, int], Bytes]
 """Returns random blocks, ``(n, type_size)`` uint8."""

@@ -1,4 +1,4 @@
-"""With ``--numba-activations int8``, activations have 8 bits, and products are those of the rounded numbers."""
+"""With ``--numba-activations int8``, activations have 8 bits, or are bfloat16 for BF16 weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_activations_are_rounded_in_groups_of_32(type_name: str) -> None:
 
 
 def test_activations_of_bf16_weights_are_rounded_to_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sums have the same bits with all instruction sets and in batches of any size, though not all use BF16."""
+    """The sums have the same bits in batches of all sizes, with and without ``vpdpbf16ps``."""
     x = np.random.default_rng(9).normal(0, 1, (N_VOCAB, N_COLUMNS)).astype(np.float32)
     x[:, ::5] *= np.float32(1e-3)
     exact = x.astype(np.float64) @ matrix_weights("BF16").T

@@ -66,7 +66,7 @@ BUILT_IN: tuple[Format, ...] = (
     Q2_0(),
 )
 BF16_PAIRS = BF16Pairs()
-"""What BF16 is instead, if activations are rounded."""
+"""The format of BF16 weights with ``--numba-activations int8``."""
 FORMATS: dict[str, Format] = {one.key: one for one in (*BUILT_IN, BF16_PAIRS)}
 """The formats of this process by their `Format.key`. Kernels are compiled for a key."""
 

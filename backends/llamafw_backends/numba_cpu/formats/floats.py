@@ -1,7 +1,7 @@
-"""F32, F16 and BF16: weights that are multiplied with float32 activations, or BF16 with bfloat16.
+"""F32, F16 and BF16: weights that are multiplied with float32 activations; BF16 also with bfloat16 ones.
 
-A tile has 16 rows of column 0, then 16 rows of column 1 … Pairs of bfloat16 are together: it has columns 0 and 1 of the
-first row, of the second row …
+A tile has 16 rows of column 0, then 16 rows of column 1 … A tile of `BF16Pairs` has columns 0 and 1 of row 0, of row 1
+…, then columns 2 and 3.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llamafw_backends.numba_cpu.simd import (
     write_u16,
     write_u32,
 )
-from llamafw_backends.numba_cpu.tiles import BRAIN_LAYOUT, F32_LAYOUT, FLOAT_COLUMNS, Format, Record
+from llamafw_backends.numba_cpu.tiles import BF16_LAYOUT, F32_LAYOUT, FLOAT_COLUMNS, Format, Record
 
 
 class _FloatFormat(Format):
@@ -96,7 +96,7 @@ class BF16Format(_ShortFormat):
     """bfloat16."""
 
     name = "BF16"
-    load = staticmethod(emit.load_brain)
+    load = staticmethod(emit.load_bf16)
 
     @staticmethod
     def unpack(source: int, out: int) -> None:
@@ -107,7 +107,7 @@ class BF16Format(_ShortFormat):
 class BF16Pairs(BF16Format):
     """bfloat16, multiplied with activations that are rounded to bfloat16; ``--numba-activations int8`` chooses it."""
 
-    layout = BRAIN_LAYOUT
+    layout = BF16_LAYOUT
 
     @property
     def key(self) -> str:
