@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from connexion.exceptions import InvalidSpecification
 from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.main import ConnexionMiddleware
 from connexion.resolver import Resolver
@@ -154,6 +153,11 @@ def _route(
     SpecError
         The document is not valid OpenAPI.
     """
+    if fault := spec.find_fault(document):
+        place = ".".join(map(str, fault.path)) or "its root"
+        author = spec.defined_by(fault.path, plugins)
+        raise SpecError(f"the API document is not valid at {place}, which {author} defines: {fault.message:.300}")
+
     connexion = ConnexionMiddleware(
         dispatcher,
         import_name="llamafw",
@@ -161,17 +165,7 @@ def _route(
         middlewares=middlewares,
         resolver=Resolver(endpoints.__getitem__),
     )
-
-    try:
-        connexion.add_api(routing_document(document))
-    except InvalidSpecification as error:
-        while error.context:  # no branch of anyOf fits: report the error of the branch that fits furthest
-            error = max(error.context, key=lambda cause: len(cause.absolute_path))
-
-        place = ".".join(map(str, error.absolute_path)) or "its root"
-        author = spec.defined_by(error.absolute_path, plugins)
-        message = f"the API document is not valid at {place}, which {author} defines: {error.message:.300}"
-        raise SpecError(message) from None
+    connexion.add_api(routing_document(document))
     return connexion
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 from connexion.middleware.routing import RoutingMiddleware
@@ -29,27 +28,29 @@ class StrictRoutingMiddleware(RoutingMiddleware):  # type: ignore[misc]  # conne
 
 
 def routing_document(document: spec.Document) -> spec.Document:
-    """Return a copy of the document in which the only parameters are those in paths, as strings.
+    """Return what connexion needs of a document to route requests: its paths and operationIds.
 
-    Connexion's path converters fail on some numbers; `llamafw.server.parameters` converts parameters instead.
+    Parameters in paths are strings: connexion's path converters fail on some numbers; `llamafw.server.parameters`
+    converts parameters instead. `PrefixMiddleware` handles the prefix in ``servers``.
     """
-    routed, schemas = deepcopy(document), Schemas(document)
-    routed.pop("servers", None)  # `PrefixMiddleware` handles the prefix
-    for item in routed["paths"].values():
-        item.pop("parameters", None)
-
+    schemas = Schemas(document)
+    paths: dict[str, dict[str, Any]] = {}
     for path, method, operation in spec.operations(document):
         with_slashes = slash_parameters(operation, schemas)
-        routed["paths"][path][method]["parameters"] = [
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "format": "path"} if name in with_slashes else {"type": "string"},
-            }
-            for name in PATH_PARAMETER.findall(path)
-        ]
-    return routed
+        paths.setdefault(path, {})[method] = {
+            "operationId": operation["operationId"],
+            "responses": {"default": {"description": ""}},
+            "parameters": [
+                {
+                    "name": name,
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "format": "path"} if name in with_slashes else {"type": "string"},
+                }
+                for name in PATH_PARAMETER.findall(path)
+            ],
+        }
+    return {"openapi": document["openapi"], "info": document["info"], "paths": paths}
 
 
 def slash_parameters(operation: Mapping[str, Any], schemas: Schemas) -> set[str]:

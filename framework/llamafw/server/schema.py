@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jsonschema_rs
@@ -28,9 +29,16 @@ class Schemas:
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self._document = document
-        self._components = as_json_schema(document.get("components", {}).get("schemas", {}))
-        self._references = {name: tuple(_references(schema)) for name, schema in self._components.items()}
         self._validators: dict[int, tuple[Schema, jsonschema_rs.Draft4Validator]] = {}
+
+    @cached_property
+    def _components(self) -> dict[str, Any]:
+        schemas: dict[str, Any] = as_json_schema(self._document.get("components", {}).get("schemas", {}))
+        return schemas
+
+    @cached_property
+    def _references(self) -> dict[str, tuple[str, ...]]:
+        return {name: tuple(_references(schema)) for name, schema in self._components.items()}
 
     def convert(self, schema: Schema) -> dict[str, Any]:
         """Return a schema of the document as JSON Schema draft 4."""

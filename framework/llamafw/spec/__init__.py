@@ -18,6 +18,7 @@ from llamafw.spec.operations import (
     operations,
 )
 from llamafw.spec.schemas import as_json_schema, validator
+from llamafw.spec.validity import find_fault
 
 __all__ = [
     "EVENT",
@@ -32,6 +33,7 @@ __all__ = [
     "as_json_schema",
     "check_endpoints",
     "defined_by",
+    "find_fault",
     "load_document",
     "merge",
     "merged_document",

@@ -5,18 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
-
-import jsonschema_rs
 
 from llamafw.errors import SpecError
 from llamafw.spec.operations import Document, operations
 from llamafw.spec.schemas import with_string_keys
+from llamafw.spec.validity import find_fault_of_form
 
 SECTIONS = ("paths", "components", "tags")
 IGNORED = ("openapi", "info")  # allowed so that a fragment can be a complete document
@@ -43,14 +38,12 @@ def checked_fragment(fragment: Any) -> Document:
     parts = {name: with_string_keys(fragment[name]) for name in SECTIONS if name in fragment}
     document = {"openapi": "3.0.3", "info": {"title": "x", "version": "1"}, "paths": {}, **parts}
     try:
-        error = next(iter(_openapi_validator().iter_errors(document)), None)
+        fault = find_fault_of_form(document)
     except (ValueError, TypeError) as exc:  # a type that YAML has and JSON does not, such as a date
         raise SpecError(f"its API document cannot be written as JSON: {exc}") from None
-    if error is not None:
-        while nested := [cause for branch in getattr(error.kind, "context", ()) for cause in branch]:
-            error = max(nested, key=lambda cause: len(cause.instance_path))  # the closest of several alternatives
-        place = ".".join(map(str, error.instance_path))
-        raise SpecError(f"its API document is not valid at {place}: {error.message:.300}")
+    if fault is not None:
+        place = ".".join(map(str, fault.path))
+        raise SpecError(f"its API document is not valid at {place}: {fault.message:.300}")
 
     for path, method, operation in operations(document):
         if not operation.get("operationId"):
@@ -69,13 +62,3 @@ def references(part: Any) -> Iterator[str]:
                 yield value
             elif key not in ("example", "examples", "default", "enum"):  # values, not schemas
                 yield from references(value)
-
-
-@cache
-def _openapi_validator() -> jsonschema_rs.Draft4Validator:
-    """Return a validator for OpenAPI 3.0 with the schema that connexion uses for the whole document."""
-    connexion = find_spec("connexion")  # finding it is quick; importing it is not
-    assert connexion is not None  # a dependency
-    assert connexion.origin is not None
-    schema = Path(connexion.origin).parent / "resources" / "schemas" / "v3.0" / "schema.json"
-    return jsonschema_rs.Draft4Validator(json.loads(schema.read_text("utf-8")))
