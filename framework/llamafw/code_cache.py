@@ -75,6 +75,7 @@ def compile_c_function(function: Callable[..., Any], signature: Any, folder: Pat
 def _cache_in(folder: Path, function: Callable[..., Any]) -> Any:
     """Return Numba's cache of a function, in a folder."""
     from numba.core import caching
+    from numba.core.runtime import rtsys
 
     class Locator(caching._SourceFileBackedLocatorMixin, caching._CacheLocator):  # type: ignore[misc]  # no types
         def __init__(self, py_func: Any, py_file: str) -> None:
@@ -88,6 +89,16 @@ def _cache_in(folder: Path, function: Callable[..., Any]) -> Any:
 
     class FolderCache(caching.FunctionCache):  # type: ignore[misc]  # no types
         _impl_class = Implementation
+
+        def load_overload(self, sig: Any, target_context: Any) -> Any:
+            """Return stored code, or None.
+
+            Numba's method first registers everything that it can compile, which takes 0.2 s and is not needed to run
+            code, except memory that is counted. Compiling does it, too.
+            """
+            rtsys.initialize(target_context)
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
 
     try:
         return FolderCache(function)

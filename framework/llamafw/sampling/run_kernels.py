@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, types
 from numba.extending import intrinsic
+
+from llamafw.code_cache import compile_c_function, use_folder
+from llamafw.sampling.compiled_samplers import code_folder
 
 _N_ARGUMENTS = 6
 _INT = ir.IntType(64)
@@ -33,36 +34,45 @@ def _call(
     return types.int64(types.int64, *[types.int64] * _N_ARGUMENTS), generate
 
 
-def _run(functions: Any, options: Any, sizes: Any, logits: Any, ids: Any, state: Any) -> int:
-    """Run kernels on the candidates; return how many candidates remain, at the front of ``logits`` and ``ids``.
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+def _integers_at(context: Any, address: Any) -> Any:
+    """Return the pointer to the 64-bit integers at an address."""
 
-    ``state`` has three entries: whether the candidates are ordered (in and out), how many ids at the front were
-    overwritten (out), and the index of a kernel that failed (out).
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], _INT.as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), generate
+
+
+def _run(kernels: int, n_kernels: int, logits: int, ids: int, n_all: int, state: int) -> int:
+    """Run kernels on ``n_all`` candidates; return how many remain, at the front of ``logits`` and ``ids``.
+
+    ``kernels`` is the address of ``(n_kernels, 3)`` integers: the address of a kernel and those of its options, and the
+    number of its options. ``state`` is that of three integers: whether the candidates are ordered (in and out), how
+    many ids at the front were overwritten (out), and the index of a kernel that failed (out).
     """
-    n = n_all = len(logits)
-    for i in range(len(functions)):
-        n_left = _call(
-            functions[i],
-            np.int64(logits.ctypes.data),
-            np.int64(ids.ctypes.data),
-            np.int64(n),
-            np.int64(state.ctypes.data),
-            options[i],
-            sizes[i],
-        )
+    rows, out = carray(_integers_at(kernels), (n_kernels, 3)), carray(_integers_at(state), 3)
+    n = n_all
+    for i in range(n_kernels):
+        n_left = _call(rows[i, 0], logits, ids, n, state, rows[i, 1], rows[i, 2])
         if n_left < 1 or n_left > n:
-            state[2] = i
-            state[1] = n_all  # the kernel may have overwritten any of them
+            out[2] = i
+            out[1] = n_all  # the kernel may have overwritten any of them
             return n
         if n_left < n == n_all:
-            state[1] = n_left
+            out[1] = n_left
         n = n_left
     return n
 
 
-_ints = types.int64[::1]
-_signature = types.int64(_ints, _ints, _ints, types.float32[::1], types.int32[::1], _ints)
-try:
-    run = numba.njit(_signature, cache=True, nogil=True)(_run)
-except RuntimeError:  # no folder for the cache is writable
-    run = numba.njit(_signature, nogil=True)(_run)
+def _compile() -> Any:
+    """Return the compiled function, or load its code."""
+    signature = types.int64(*[types.int64] * _N_ARGUMENTS)
+    folder = use_folder(code_folder(__name__, __file__))
+    try:
+        return compile_c_function(_run, signature, folder)
+    except OSError:  # a full disk, or a folder that is not writable
+        return compile_c_function(_run, signature, None)
+
+
+run = _compile().ctypes

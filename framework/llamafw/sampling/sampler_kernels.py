@@ -140,9 +140,8 @@ class FusedKernels:
 
         self._run = run_kernels.run
         self._kernels = tuple(kernels)  # keeps the code at these addresses alive
-        self._functions = np.array([kernel.function.address for kernel in kernels], np.int64)
-        self._options = np.array([kernel.options.ctypes.data for kernel in kernels], np.int64)
-        self._sizes = np.array([len(kernel.options) for kernel in kernels], np.int64)
+        rows = [(one.function.address, one.options.ctypes.data, len(one.options)) for one in kernels]
+        self._rows = np.array(rows, np.int64)
         self._state = np.zeros(3, np.int64)  # see `run_kernels`
 
     def run(self, candidates: Candidates, buffers: CandidateBuffers | None = None) -> int:
@@ -156,7 +155,9 @@ class FusedKernels:
 
         state = self._state
         state[0], state[1], state[2] = candidates.sorted, 0, -1
-        n = self._run(self._functions, self._options, self._sizes, logits, ids, state)
+        n = self._run(
+            self._rows.ctypes.data, len(self._rows), logits.ctypes.data, ids.ctypes.data, len(logits), state.ctypes.data
+        )
 
         if buffers is not None and is_whole:
             buffers.n_overwritten = int(state[1])

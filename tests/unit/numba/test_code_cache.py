@@ -67,6 +67,53 @@ def test_second_start_compiles_nothing(tmp_path: Path) -> None:
     assert second.splitlines() == ["compiled []"]
 
 
+LOAD = """
+import math, sys
+from pathlib import Path
+import numba
+import numpy as np
+from llamafw import compile_c_function
+from allocate import allocate, other
+
+signature = numba.types.float64(numba.types.int64)
+loaded = compile_c_function(allocate, signature, Path(sys.argv[1]))
+print(loaded.ctypes(40) == sum(math.exp(-i) for i in range(40)))
+print(loaded.cache_hits, "numba.np.arraymath" in sys.modules)
+print(compile_c_function(other, signature, None).ctypes(3), numba.njit(other)(4))
+"""
+"""Loads stored code that takes memory, then compiles other code."""
+
+ALLOCATE = """
+import math
+import numpy as np
+
+def allocate(n):
+    numbers = np.empty(n)
+    for i in range(n):
+        numbers[i] = math.exp(-i)
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+def other(n):
+    return np.arange(n).sum() * 1.0
+"""
+
+
+def test_stored_code_runs_without_what_compiling_needs(tmp_path: Path) -> None:
+    """Registering all that Numba can compile takes a tenth of a start."""
+    (tmp_path / "allocate.py").write_text(ALLOCATE)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", LOAD, str(tmp_path)], env=env, check=True, capture_output=True, text=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert outputs == [["True", "0", "True", "3.0", "6.0"], ["True", "1", "False", "3.0", "6.0"]]
+
+
 def test_version_depends_on_every_source(tmp_path: Path) -> None:
     hashes = []
     for text in ("a = 1", "a = 2", "a = 1"):
