@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap, Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +149,6 @@ class Weights:
         self._vectors: ChainMap[Any, Vector] = ChainMap({}, base._vectors if base else {})
         self.tables: ChainMap[str, Table] = ChainMap({}, base.tables if base else {})
         self.kernels: dict[str, Any] = {}  # that multiply, by `Format.key`
-        self._pack_block: dict[str, Any] = {}
         # bytes of tiles and of the file, by type
         self._converted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.seconds = 0.0
@@ -242,14 +241,13 @@ class Weights:
         PluginError
             The format of a plugin's tensor type cannot be compiled.
         """
-        self._pool = pool
+        self._packer = packing.Packer(pool, compiler)
         read_once = 0 < 2 * cache_bytes() < self._size()  # a cache keeps nothing of more data until the next token
         formats = {matrix.tile_format.key: matrix.tile_format for matrix in self._matrices.maps[0].values()}
-        self._pack = compiler("packing", 2, packing.pack)
         for key, one in formats.items():
             with _faults_of_plugins(one):
                 self.kernels[key] = matmul.build(compiler, isa, one, read_once=read_once)
-                self._pack_block[key] = compiler(one.kernel_name("pack"), 4, one.pack, has_result=False)
+                self._packer.compile(one, compiler)
         for table in self.tables.maps[0].values():
             if (rows := table.row_format) is not None:
                 with _faults_of_plugins(rows):
@@ -280,7 +278,8 @@ class Weights:
                 self._converted[matrix.tensor.type_name]["file"] += data.nbytes
             del data
             if name not in looked_up:
-                matrices[0].tensor.release()
+                self._packer.then(matrices[0].tensor.release)
+        self._packer.run()
         self.seconds = time.perf_counter() - started
 
     def report(self, log: Callable[[str], None]) -> None:
@@ -349,37 +348,14 @@ class Weights:
         rows_per_part = n_file_rows // matrix.tensor.shape[0]
         rows = data.reshape(n_file_rows, -1)[matrix.weight.first * rows_per_part :][:n_rows]
         if matrix.tensor.type_name == tile_format.name:
-            self._run(matrix, rows, order, tiles)
+            self._packer.add(tile_format, rows, order, tiles, n_columns)
             return
         self._converted[matrix.tensor.type_name]["tiles"] += matrix.n_bytes
         for first in range(0, n_rows, CHUNK_ROWS):
             chunk = order[first : first + CHUNK_ROWS]
             unpacked = self._dequantize(matrix.tensor, rows[chunk].reshape(-1), (len(chunk), n_columns))
-            self._run(
-                matrix, unpacked, np.arange(len(chunk)), tiles + first // ROWS * tile_format.tile_bytes(n_columns)
-            )
-
-    def _run(self, matrix: Matrix, rows: npt.NDArray[Any], order: npt.NDArray[np.int64], tiles: int) -> None:
-        """Copy rows into tiles on all threads."""
-        arguments, tile_format = new_records(packing.PACKING), matrix.tile_format
-        rows, order = np.ascontiguousarray(rows), np.ascontiguousarray(order, np.int64)
-        values: Mapping[str, int] = {
-            "source": rows.ctypes.data,
-            "row_bytes": rows.strides[0],
-            "rows": order.ctypes.data,
-            "n_rows": len(order),
-            "n_blocks": matrix.n_columns // tile_format.block_size,
-            "tiles": tiles,
-            "tile_bytes": tile_format.tile_bytes(matrix.n_columns),
-            "n_threads": self._pool.n_threads,
-            "pack": self._pack_block[tile_format.key].address,
-            "block_bytes": tile_format.block_bytes,
-            "block_words": tile_format.block_words,
-            "scale_bytes": tile_format.scale_bytes,
-        }
-        for name, value in values.items():
-            arguments[name] = value
-        self._pool.run(self._pack.address, int(arguments.ctypes.data), self._pool.n_threads)
+            chunk_tiles = tiles + first // ROWS * tile_format.tile_bytes(n_columns)
+            self._packer.add(tile_format, unpacked, np.arange(len(chunk)), chunk_tiles, n_columns)
 
 
 @contextmanager
