@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,9 +98,10 @@ class Value:
         return Mul(self, other) if isinstance(other, Value) else Scale(self, float(other))
 
 
-def operand_names(kind: type[Value]) -> list[str]:
+@cache
+def operand_names(kind: type[Value]) -> tuple[str, ...]:
     """Return the names of an operator's fields, except the shape."""
-    return [one.name for one in fields(kind) if one.name != "shape"]
+    return tuple(one.name for one in fields(kind) if one.name != "shape")
 
 
 def size_of(value: Value) -> int:

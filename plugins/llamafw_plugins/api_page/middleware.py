@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llamafw import App
-from llamafw_plugins.api_page.page import render_page
+from llamafw import App, Settings
 
 FOLDER = Path(__file__).parent / "static"
 PAGE = "/docs/"
@@ -63,6 +64,12 @@ class ApiPageMiddleware:
     async def _html(self) -> str:
         document_json = self._app.document_json
         if self._rendered_from is not document_json:
-            self._page = await asyncio.to_thread(render_page, self._app.document, self._app.settings)
+            self._page = await asyncio.to_thread(_render, self._app.document, self._app.settings)
             self._rendered_from = document_json
         return self._page
+
+
+def _render(document: Mapping[str, Any], settings: Settings) -> str:
+    from llamafw_plugins.api_page.page import render_page  # a slow import
+
+    return render_page(document, settings)
