@@ -1,18 +1,18 @@
 """The CPU backend: graphs of any architecture in Numba. docs/kernels.md explains its design.
 
 The modules, each of which imports only modules before it:
-cpu (features of the processor), cache (folders of compiled code), kernel_compiler, emit (LLVM IR), isa (dot products),
-amx, short_sums (of 16 bits), instruction_sets (choice of one), simd (IR as Numba operations), kernel_records, threads,
-tables (of 16 numbers), tiles (how weights are stored and multiplied), formats (tensor types, one per module),
-kernel_api (for tensor types of plugins), unpacked (tiles as bytes), matmul, elementwise, token_embedding, row_kernels,
-row_reductions, phases (rows and products), experts, hadamard (rotation of heads), cache_rounding, cache_types (of keys
-and values), pages (of slots), text_pages (of encoders), runs (of pages), attention_emit, value_emit, attention,
-recurrence (what recurrent operators share), convolution, linear_attention_emit, linear_attention, selective_scan,
-plugin_operators, forward (a step through all phases), memory, packing, options, weights, units (of work),
-kept_rows (all rows of a step), rotations, fusion (what is computed together), cache_arrays, ring, key_rotation,
-kv_cache, grouped_keys, slot_states, slots, slot_owner, row_lowering, mixing_lowering, operator_lowering,
-lowering (from a graph to units), schedule (from units to phases), assembly (from phases to records),
-steps (of a graph), step_text, thread_tuner, placement, backend.
+cpu (features of the processor), cache (folders of compiled code), kernel_compiler, emit (LLVM IR), memory, isa (dot
+products), amx, short_sums (of 16 bits), instruction_sets (choice of one), simd (IR as Numba operations),
+kernel_records, threads, tables (of 16 numbers), tiles (how weights are stored and multiplied), formats (tensor types,
+one per module), kernel_api (for tensor types of plugins), unpacked (tiles as bytes), matmul, elementwise,
+token_embedding, row_kernels, row_reductions, phases (rows and products), experts, hadamard (rotation of heads),
+cache_rounding, cache_types (of keys and values), pages (of slots), text_pages (of encoders), runs (of pages), softmax,
+attention_emit, value_emit, attention, recurrence (what recurrent operators share), convolution, linear_attention_emit,
+linear_attention, selective_scan, plugin_operators, forward (a step through all phases), packing, options, weights,
+units (of work), kept_rows (all rows of a step), rotations, fusion (what is computed together), cache_arrays, ring,
+key_rotation, kv_cache, grouped_keys, slot_states, slots, slot_owner, row_lowering, mixing_lowering, operator_lowering,
+lowering (from a graph to units), schedule (from units to phases), assembly (from phases to records), steps (of a
+graph), step_text, thread_tuner, placement, backend.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llamafw_backends.numba_cpu import attention, experts, phases, plugin_operators
+from llamafw_backends.numba_cpu import attention, experts, phases, plugin_operators, softmax
 from llamafw_backends.numba_cpu.isa import InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler
 from llamafw_backends.numba_cpu.kernel_records import (
@@ -329,13 +329,17 @@ class Assembly:
         kernel = attention.build(self._compiler, self._isa, n_rep, layout, *self._caches.types)
         window, kind = unit.fields["window"], unit.fields["window_kind"]
         limit = 0 if layout.whole_text and kind != SYMMETRIC else window
-        n_scores = attention.max_scores(limit, self._caches.n_ctx, kind)
-        self._need_scratch(attention.scratch_bytes(n_rep, layout, n_scores))
+        n_seen = softmax.max_scores(limit, self._caches.n_ctx, kind)
+        n_scores, n_segments = min(n_seen, softmax.SEGMENT), softmax.max_segments(n_seen, self._caches.n_ctx)
+        self._need_scratch(attention.scratch_bytes(n_rep, layout, n_scores, n_segments))
 
         fields: dict[str, Any] = {
             "n_head_kv": layout.n_head,
             "stores": int(unit.stores),
             "n_scores": n_scores,
+            "segment": softmax.SEGMENT,
+            "n_segments": n_segments,
+            "area_bytes": attention.area_bytes(n_rep, layout, n_segments),
         }
         fields |= cached | self._numbers(unit.fields) | self._address("q", unit.q)
         fields |= {"out": unit.out.buffer.address + unit.out.offset, "out_stride": unit.out.buffer.row_bytes}

@@ -7,8 +7,8 @@ that are quantised are multiplied as bytes; queries become records of activation
 
 The result of a row at position p depends only on the positions that it sees: 0 … p, or the last ones of a window; in
 encoders all of the text, or half a window on each side. Scores are summed over the elements of the head in order. The
-maximum, the sum of exponentials and the weighted sum of values are computed over positions in a fixed order. What the
-cache holds elsewhere has no effect; it may be NaN.
+sum of exponentials and the weighted sum of values are computed over the positions of each segment (see `softmax`) in a
+fixed order, and then over segments. What the cache holds elsewhere has no effect; it may be NaN.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from llamafw import graph as g
 from llamafw_backends.numba_cpu.attention_emit import emit_latent_values, emit_scores, sum_rows
 from llamafw_backends.numba_cpu.cache import ANY_ISA
 from llamafw_backends.numba_cpu.cache_types import CACHE_TYPES, CacheType, store_key, store_value
@@ -28,43 +27,31 @@ from llamafw_backends.numba_cpu.elementwise import quantize
 from llamafw_backends.numba_cpu.hadamard import rotate
 from llamafw_backends.numba_cpu.isa import MAX_ACTIVATION, RECORD_BYTES, InstructionSet
 from llamafw_backends.numba_cpu.kernel_compiler import KernelCompiler, jit
-from llamafw_backends.numba_cpu.kernel_records import (
-    CHUNKED,
-    SLIDING,
-    SYMMETRIC,
-    attention_at,
-    plan_at,
-    rounding_at,
-    row_at,
-    row_op_at,
-)
+from llamafw_backends.numba_cpu.kernel_records import attention_at, plan_at, rounding_at, row_at, row_op_at
+from llamafw_backends.numba_cpu.memory import align_up
 from llamafw_backends.numba_cpu.pages import PAGE
 from llamafw_backends.numba_cpu.phases import OP_BYTES, call_row_kernel
-from llamafw_backends.numba_cpu.row_kernels import tanh
 from llamafw_backends.numba_cpu.runs import find_runs, max_runs_bytes
 from llamafw_backends.numba_cpu.simd import (
-    add,
-    exp,
-    first_lanes,
+    fma,
     load,
     load_f32,
     load_i64,
-    max_lanes,
-    maximum,
     mul,
     read_u32,
     specialised,
     splat,
     store,
     store_f32,
-    sub,
-    sum_lanes,
     zeros,
 )
-from llamafw_backends.numba_cpu.threads import barrier
+from llamafw_backends.numba_cpu.softmax import adjust_scores, end_of_visible, first_visible, join_softmax, softmax
+from llamafw_backends.numba_cpu.threads import barrier, work_range
 from llamafw_backends.numba_cpu.value_emit import emit_values
 
-MAX_DISTANCE = g.MAX_DISTANCE
+SHARED_ITEMS = 4
+"""If there are at most so many items per thread, threads share the segments of each. With more, the thread that has one
+item more than others costs little."""
 
 _scores = specialised("scores", 4, 6, emit_scores)
 _values = specialised("values", 3, 9, emit_values)
@@ -92,83 +79,6 @@ def rows_at_once(n_rep: int, *, latent: bool) -> tuple[int, int]:
     """Return how many query heads of a KV head, and how many tokens, are computed together: at most 8 rows in all."""
     heads = next(h for h in range(min(n_rep, 8), 0, -1) if n_rep % h == 0)
     return heads, max(1, 6 // heads) if heads == n_rep and not latent else 1
-
-
-@jit
-def _adjust_scores(r: Any, scores: int, head: int, position: int, first: int, end: int) -> None:
-    """Apply softcap, ALiBi and bias to scores of positions ``first`` … ``end - 1``; ``first`` is a multiple of 16."""
-    if r.softcap != np.float32(0.0):
-        cap, inverse = splat(r.softcap), splat(np.float32(1.0) / r.softcap)
-        for i in range(4 * first, 4 * end, 64):
-            store(mul(cap, tanh(mul(inverse, load(scores + i)))), scores + i)
-    if r.alibi != 0:
-        slope = load_f32(r.alibi + 4 * head)
-        for i in range(first, end):
-            store_f32(load_f32(scores + 4 * i) - slope * np.float32(abs(position - i)), scores + 4 * i)
-    if r.position_bias != 0:
-        bias = r.position_bias + 4 * (head * (2 * MAX_DISTANCE + 1) + MAX_DISTANCE)
-        for i in range(first, end):
-            far = min(max(i - position, -MAX_DISTANCE), MAX_DISTANCE)
-            store_f32(load_f32(scores + 4 * i) + load_f32(bias + 4 * far), scores + 4 * i)
-
-
-@jit
-def _softmax(scores: int, start: int, first: int, n: int, has_sink: bool, sink: float) -> float:
-    """Replace the scores s of positions ``first`` … ``n - 1`` by exp(s − max); return 1 / their sum.
-
-    The scores from ``start`` to ``first`` become 0. ``start`` is a multiple of 16. A sink is one more score.
-    """
-    lowest = splat(np.float32(-3e38))
-    n_blocks = (n + 15) // 16
-
-    greatest = lowest
-    for i in range(start // 16, n_blocks):
-        visible = first_lanes(n - 16 * i, load(scores + 64 * i), lowest)
-        if 16 * i < first:
-            visible = first_lanes(first - 16 * i, lowest, visible)
-        greatest = maximum(visible, greatest)
-    top = max_lanes(greatest)
-    if has_sink:
-        top = max(top, sink)
-    top_lanes = splat(top)
-
-    total = zeros()
-    for i in range(start // 16, n_blocks):
-        e = first_lanes(n - 16 * i, exp(sub(load(scores + 64 * i), top_lanes)), zeros())
-        if 16 * i < first:
-            e = first_lanes(first - 16 * i, zeros(), e)
-        total = add(total, e)
-        store(e, scores + 64 * i)
-    weight = sum_lanes(total)
-    if has_sink:
-        weight += sum_lanes(first_lanes(1, exp(splat(sink - top)), zeros()))
-    return np.float32(1.0) / weight
-
-
-@jit
-def _first_visible(r: Any, position: int) -> int:
-    """Return the first position that a query sees."""
-    if r.window == 0:
-        return 0
-    if r.window_kind == CHUNKED:
-        return position // r.window * r.window
-    if r.window_kind == SYMMETRIC:
-        return max(0, position - r.window // 2)
-    return max(0, position - r.window + 1)
-
-
-@jit
-def _end_of_visible(r: Any, position: int, end: int) -> int:
-    """Return the position behind the last one that a query sees, in a text of ``end`` positions."""
-    if r.whole_text == 0:
-        return position + 1
-    if r.window == 0:
-        return end
-    if r.window_kind == CHUNKED:
-        return min(end, position // r.window * r.window + r.window)
-    if r.window_kind == SYMMETRIC:
-        return min(end, position + r.window // 2 + 1)
-    return end
 
 
 @jit
@@ -258,19 +168,71 @@ def build(
     return compiler(name, 3, _attention(n_rep, *sizes, keys.name, values.name, isa_name), isa=isa_name)
 
 
-def max_scores(window: int, n_ctx: int, window_kind: int = SLIDING) -> int:
-    """Return how many scores a row has at most: those of whole blocks that the rows computed together see."""
-    if window_kind == SYMMETRIC:
-        window += 1  # half of it on each side of the token
-    return min(n_ctx, window // 16 * 16 + 64) if window else n_ctx
+def area_bytes(n_rep: int, layout: CacheLayout, n_segments: int) -> int:
+    """Return the bytes of an item's area: its queries, and for each segment maxima, sums and weighted sums of values.
 
-
-def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int) -> int:
-    """Return the bytes that a thread needs for queries, sums, scores and runs of the rows computed together."""
+    Parameters
+    ----------
+    n_rep : int
+        Query heads per KV head.
+    layout : CacheLayout
+        Sizes of keys and values.
+    n_segments : int
+        Largest number of segments that are read.
+    """
     heads, tokens = rows_at_once(n_rep, latent=layout.latent)
-    n_sums = layout.value_size * (sum_rows(heads) if layout.latent else heads * tokens)
-    n_floats = (1 + heads * tokens) * layout.key_size + heads * tokens * n_scores + n_sums
-    return 4 * n_floats + max_runs_bytes(n_scores)
+    return align_up(4 * heads * tokens * (layout.key_size + n_segments * (layout.value_size + 2)))
+
+
+def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int, n_segments: int) -> int:
+    """Return the bytes that a thread needs: areas, and sums, scores and runs of the rows computed together.
+
+    Parameters
+    ----------
+    n_rep, layout, n_segments
+        See `area_bytes`.
+    n_scores : int
+        Largest number of positions of a segment that are read.
+    """
+    heads, tokens = rows_at_once(n_rep, latent=layout.latent)
+    n_sums = layout.value_size * sum_rows(heads) if layout.latent else 0
+    n_floats = (
+        n_sums + heads * tokens * n_scores + layout.key_size + layout.value_size + 16
+    )  # `store_key` needs the last
+    return SHARED_ITEMS * area_bytes(n_rep, layout, n_segments) + 4 * n_floats + max_runs_bytes(n_scores)
+
+
+@jit
+def _tokens_of(group: int, n_tokens: int, max_tokens: int) -> tuple[int, int]:
+    """Return the first token of a group of a span, and how many it has: most groups have ``max_tokens``, the rest 1."""
+    n_groups = n_tokens // max_tokens
+    if group < n_groups:
+        return group * max_tokens, max_tokens
+    return n_groups * (max_tokens - 1) + group, 1
+
+
+@jit
+def _segments_of(r: Any, position: int, n_tokens: int, text_end: int) -> tuple[int, int]:
+    """Return the first segment that the tokens from ``position`` on see, and the one behind the last."""
+    end = end_of_visible(r, position + n_tokens - 1, text_end)
+    return first_visible(r, position) // r.segment, (end + r.segment - 1) // r.segment
+
+
+@jit
+def _count_items(p: Any, r: Any, max_tokens: int, per_group: int) -> tuple[int, int]:
+    """Return how many items there are, and how many segments they have together; -1 if they are too many to share."""
+    n_items, n_segments = 0, 0
+    for span in range(p.n_spans):
+        n_tokens, position = load_i64(p.spans + 32 * span + 16), load_i64(p.spans + 32 * span + 24)
+        n_groups = n_tokens // max_tokens + n_tokens % max_tokens
+        n_items += n_groups * per_group
+        if n_items > SHARED_ITEMS * p.n_threads:
+            return n_items, -1
+        for group in range(n_groups):
+            offset, n = _tokens_of(group, n_tokens, max_tokens)
+            first, end = _segments_of(r, position + offset, n, position + n_tokens)
+            n_segments += (end - first) * per_group
+    return n_items, n_segments
 
 
 def _attention(
@@ -280,16 +242,17 @@ def _attention(
     max_rows = heads * max_tokens
     parts = n_rep // heads
     stored_size = 0 if latent else value_size  # of values
-    n_sums = value_size * (sum_rows(heads) if latent else max_rows)
+    sums_bytes = 4 * value_size * sum_rows(heads) if latent else 0
     is_quantised, has_rotated_values = CACHE_TYPES[keys].n_scales > 0, CACHE_TYPES[values].n_scales > 0
 
     def attention(plan: int, record: int, thread: int) -> int:
         p, r = plan_at(plan), attention_at(record)
-        scratch = p.scratch + thread * p.scratch_stride
-        sums = scratch + 4 * key_size * max_rows
-        scores = sums + 4 * n_sums
-        scaled = scores + 4 * r.n_scores * max_rows if is_quantised else 0
-        runs = scores + 4 * r.n_scores * max_rows + 4 * key_size
+        own = p.scratch + thread * p.scratch_stride
+        sums = own + SHARED_ITEMS * r.area_bytes
+        scores = sums + sums_bytes
+        own_factors = scores + 4 * r.n_scores * max_rows  # of latent values, whose keys are not quantised
+        scaled = own_factors if is_quantised else 0
+        runs = own_factors + 4 * key_size
         stride = 4 * r.n_scores
 
         # With one token per slot, the thread that computes a token's attention also writes its keys. Otherwise it may
@@ -298,102 +261,131 @@ def _attention(
         if r.stores and not writes_own_keys:
             for i in range(thread, p.n_tokens * r.n_head_kv, p.n_threads):
                 token = i // r.n_head_kv
-                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, stored_size, scratch)
+                _store_kv(plan, p, r, token, i % r.n_head_kv, thread, key_size, stored_size, sums)
             barrier(p.pool, p.n_threads)
 
-        per_item = r.n_head_kv * parts
-
-        next_item = thread  # number of this thread's next item within the span; an item is a few tokens and heads
-        for span in range(p.n_spans):
-            slot, span_first = load_i64(p.spans + 32 * span), load_i64(p.spans + 32 * span + 8)
-            span_tokens, span_position = load_i64(p.spans + 32 * span + 16), load_i64(p.spans + 32 * span + 24)
-            n_groups, n_rest = span_tokens // max_tokens, span_tokens % max_tokens
-            n_items = (n_groups + n_rest) * per_item
-            while next_item < n_items:
-                group = next_item // per_item
-                offset = group * max_tokens if group < n_groups else n_groups * (max_tokens - 1) + group
-                n_tokens = max_tokens if group < n_groups else 1
-                first_token, position = span_first + offset, span_position + offset
-                kv_head = next_item % per_item // parts
-                first_head = kv_head * n_rep + next_item % parts * heads
-                next_item += p.n_threads
-
-                if r.stores and writes_own_keys:
-                    _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, scratch)
-                cached_keys, cached_values = r.keys + kv_head * r.key_head, r.values + kv_head * r.value_head
-                scales = r.scales + kv_head * r.scale_head
-                n_rows = n_tokens * heads
-                for t in range(n_tokens):
-                    for h in range(heads):
-                        _store_queries(
-                            plan,
-                            p,
-                            r,
-                            first_token + t,
-                            first_head + h,
-                            thread,
-                            position + t,
-                            t * heads + h,
-                            n_rows,
-                            key_size,
-                            scratch,
-                            scaled,
-                        )
-
-                seen = _first_visible(r, position)
-                start = seen // 16 * 16
-                weights = scores - 4 * start  # of position 0: the scores of a window begin with its first block
+        # An item is a few tokens and heads. A thread computes items of its own, or all share the segments of each: then
+        # one stores the queries, and joins the segments when all threads are finished.
+        per_group = r.n_head_kv * parts
+        n_all, n_segments = _count_items(p, r, max_tokens, per_group)
+        is_shared = p.n_threads > 1 and n_segments > n_all
+        first_own, end_own = work_range(n_segments, thread, p.n_threads)
+        for stage in range(3 if is_shared else 1):
+            number = segments_before = 0  # items, and their segments
+            next_item = 0 if is_shared else thread  # number of this thread's next item within the span
+            for span in range(p.n_spans):
+                slot, span_first = load_i64(p.spans + 32 * span), load_i64(p.spans + 32 * span + 8)
+                span_tokens, span_position = load_i64(p.spans + 32 * span + 16), load_i64(p.spans + 32 * span + 24)
                 text_end = span_position + span_tokens
-                scored = _end_of_visible(r, position + n_tokens - 1, text_end)
-                n_runs = find_runs(r, slot, start // 16, (scored + 15) // 16, runs)
-                blocks = scratch, cached_keys, runs, n_runs, weights, stride
-                if n_rows == max_rows:
-                    _scores(max_rows, key_size, keys, isa, blocks)
-                else:  # the item is a single token
-                    _scores(heads, key_size, keys, isa, blocks)
+                n_items = (span_tokens // max_tokens + span_tokens % max_tokens) * per_group
+                while next_item < n_items:
+                    offset, n_tokens = _tokens_of(next_item // per_group, span_tokens, max_tokens)
+                    first_token, position = span_first + offset, span_position + offset
+                    kv_head = next_item % per_group // parts
+                    first_head = kv_head * n_rep + next_item % parts * heads
+                    next_item += 1 if is_shared else p.n_threads
+                    n_rows = n_tokens * heads
 
-                for row in range(n_rows):
-                    head, last = first_head + row % heads, position + row // heads
-                    end = _end_of_visible(r, last, text_end)
-                    _adjust_scores(r, weights + row * stride, head, last, start, end)
-                    sink = load_f32(r.sinks + 4 * head) if r.sinks != 0 else np.float32(0.0)
-                    first = _first_visible(r, last)
-                    inverse_sum = _softmax(weights + row * stride, start, first, end, r.sinks != 0, sink)
-                    store_f32(inverse_sum, scratch + 4 * row)  # overwrites queries, which are no longer needed
+                    area, is_own = own, True
+                    if is_shared:
+                        is_own = number % p.n_threads == thread
+                        area = p.scratch + number % p.n_threads * p.scratch_stride
+                        area += number // p.n_threads * r.area_bytes
+                        number += 1
+                    weighted = area + 4 * key_size * max_rows
+                    maxima = weighted + 4 * value_size * max_rows * r.n_segments
+                    first_segment, end_segment = _segments_of(r, position, n_tokens, text_end)
 
-                if latent:  # an item is a single token
-                    out = r.out + first_token * r.out_stride + first_head * 4 * value_size
-                    weighted = weights, stride, cached_keys, runs, n_runs, start, position + 1, sums, scratch, out
-                    _latent_values(heads, key_size, value_size, keys, weighted)
-                    continue
+                    if is_own and stage == 0:
+                        if r.stores and writes_own_keys:
+                            _store_kv(plan, p, r, first_token, kv_head, thread, key_size, stored_size, sums)
+                        for t in range(n_tokens):
+                            for h in range(heads):
+                                _store_queries(
+                                    plan,
+                                    p,
+                                    r,
+                                    first_token + t,
+                                    first_head + h,
+                                    thread,
+                                    position + t,
+                                    t * heads + h,
+                                    n_rows,
+                                    key_size,
+                                    area,
+                                    scaled,
+                                )
 
-                for j in range(0, 4 * value_size * n_rows, 64):
-                    store(zeros(), sums + j)
-                # the positions that the first row sees are added for all rows, the others token by token
-                shared = _end_of_visible(r, position, text_end)
-                seen_by_all = weights, stride, cached_values, scales, runs, n_runs, seen, shared, sums
-                if n_rows == max_rows:
-                    _values(max_rows, value_size, values, seen_by_all)
-                else:
-                    _values(heads, value_size, values, seen_by_all)
-                for t in range(1, n_tokens):
-                    end = _end_of_visible(r, position + t, text_end)
-                    if end == shared:
-                        continue
-                    row = t * heads
-                    own_weights, own_sums = weights + row * stride, sums + 4 * value_size * row
-                    own = own_weights, stride, cached_values, scales, runs, n_runs, shared, end, own_sums
-                    _values(heads, value_size, values, own)
+                    low, high = first_segment, end_segment
+                    if is_shared:
+                        low = max(low, first_segment + first_own - segments_before)
+                        high = min(high, first_segment + end_own - segments_before) if stage == 1 else low
+                        segments_before += end_segment - first_segment
+                    for segment in range(low, high):
+                        seen = max(first_visible(r, position), segment * r.segment)
+                        start, limit = seen // 16 * 16, (segment + 1) * r.segment
+                        segment_weights = scores - 4 * start  # of position 0
+                        scored = min(end_of_visible(r, position + n_tokens - 1, text_end), limit)
+                        n_runs = find_runs(r, slot, start // 16, (scored + 15) // 16, runs)
+                        cached_keys, cached_values = r.keys + kv_head * r.key_head, r.values + kv_head * r.value_head
+                        scales = r.scales + kv_head * r.scale_head
+                        blocks = area, cached_keys, runs, n_runs, segment_weights, stride
+                        if n_rows == max_rows:
+                            _scores(max_rows, key_size, keys, isa, blocks)
+                        else:  # the item is a single token
+                            _scores(heads, key_size, keys, isa, blocks)
 
-                for row in range(n_rows):
-                    out = r.out + (first_token + row // heads) * r.out_stride
-                    out += (first_head + row % heads) * 4 * value_size
-                    inverse = splat(load_f32(scratch + 4 * row))
-                    for j in range(0, 4 * value_size, 64):
-                        store(mul(load(sums + 4 * value_size * row + j), inverse), out + j)
-                    if has_rotated_values:
-                        rotate(out, value_size, out)
-            next_item -= n_items
+                        results = maxima + 8 * max_rows * (segment - first_segment)
+                        for row in range(n_rows):
+                            head, last = first_head + row % heads, position + row // heads
+                            end = min(end_of_visible(r, last, text_end), limit)
+                            row_scores = segment_weights + row * stride
+                            adjust_scores(r, row_scores, head, last, start, end)
+                            softmax(row_scores, start, first_visible(r, last), end, results + 8 * row)
+
+                        out = weighted + 4 * value_size * max_rows * (segment - first_segment)
+                        if latent:  # an item is a single token
+                            for row in range(n_rows):
+                                store_f32(np.float32(1.0), own_factors + 4 * row)
+                            memory = segment_weights, stride, cached_keys, runs, n_runs, start, scored, sums
+                            _latent_values(heads, key_size, value_size, keys, (*memory, own_factors, out))
+                            continue
+
+                        for j in range(0, 4 * value_size * n_rows, 64):
+                            store(zeros(), out + j)
+                        # the positions that the first row sees are added for all rows, the others token by token
+                        shared = min(end_of_visible(r, position, text_end), limit)
+                        seen_by_all = segment_weights, stride, cached_values, scales, runs, n_runs, seen, shared, out
+                        if n_rows == max_rows:
+                            _values(max_rows, value_size, values, seen_by_all)
+                        else:
+                            _values(heads, value_size, values, seen_by_all)
+                        for t in range(1, n_tokens):
+                            end, row = min(end_of_visible(r, position + t, text_end), limit), t * heads
+                            if end > max(shared, seen):
+                                row_weights, row_out = segment_weights + row * stride, out + 4 * value_size * row
+                                more = cached_values, scales, runs, n_runs, max(shared, seen), end, row_out
+                                _values(heads, value_size, values, (row_weights, stride, *more))
+
+                    if is_own and (stage == 2 or not is_shared):
+                        n = end_segment - first_segment
+                        for row in range(n_rows):
+                            sink = r.sinks + 4 * (first_head + row % heads) if r.sinks != 0 else 0
+                            inverse = splat(join_softmax(maxima + 8 * row, n, 8 * max_rows, sink))
+                            out = r.out + (first_token + row // heads) * r.out_stride
+                            out += (first_head + row % heads) * 4 * value_size
+                            for j in range(0, 4 * value_size, 64):
+                                total = zeros()
+                                for i in range(n):
+                                    factor = splat(load_f32(maxima + 8 * (max_rows * i + row)))
+                                    part = weighted + 4 * value_size * (max_rows * i + row) + j
+                                    total = fma(factor, load(part), total)
+                                store(mul(total, inverse), out + j)
+                            if has_rotated_values:
+                                rotate(out, value_size, out)
+                next_item -= n_items
+            if is_shared and stage < 2:
+                barrier(p.pool, p.n_threads)
         return 0
 
     return attention

@@ -165,7 +165,8 @@ ATTENTION = np.dtype(
         *named(I, "key_block value_row"),  # bytes of a block of keys, and of the values of a position
         *named(I, "scales scale_slot scale_head scale_block"),  # of values: scales of 16 positions
         *named(I, "key_rounding value_rounding"),  # ROUNDING
-        *named(I, "n_scores window window_kind whole_text"),  # window: 0 for none
+        *named(I, "n_scores segment n_segments area_bytes"),  # see `softmax`, `attention.area_bytes`
+        *named(I, "window window_kind whole_text"),  # window: 0 for none
         *named(F, "scale softcap temperature"),  # softcap, temperature: 0 for none
         *named(I, "temperature_length temperature_offset"),
         *named(I, "sinks alibi"),  # (n_head,) float32, or 0
