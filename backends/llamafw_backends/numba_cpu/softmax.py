@@ -87,7 +87,7 @@ def softmax(scores: int, start: int, first: int, n: int, result: int) -> None:
 
 
 @jit
-def join_softmax(results: int, n: int, stride: int, sink: int) -> float:
+def join_softmax(results: int, n: int, stride: int, sink: int) -> Any:
     """Replace the maximum of each of ``n`` results of `softmax` by the factor of its sums; return 1 / the whole sum.
 
     A factor is exp(maximum − the greatest of them). ``sink`` is the address of one more score, or 0.

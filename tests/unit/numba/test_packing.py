@@ -56,7 +56,8 @@ def test_matrices_that_are_packed_together() -> None:
 
 
 def test_what_comes_afterwards() -> None:
-    tiles, seen = new_tiles("Q8_0", 16), []
+    tiles = new_tiles("Q8_0", 16)
+    seen: list[object] = []
     packer().then(lambda: seen.append("nothing waits"))
     assert seen == ["nothing waits"]
 

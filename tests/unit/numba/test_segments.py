@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 
@@ -16,6 +15,7 @@ from llamafw.testing.batches import batch, logits
 from llamafw.testing.tiny import write_tiny_gguf
 from llamafw_backends.numba_cpu import softmax
 from llamafw_backends.numba_cpu.attention import SHARED_ITEMS
+from llamafw_backends.numba_cpu.kernel_compiler import jit
 from llamafw_backends.numba_cpu.softmax import join_softmax
 from support.numba_backend import fill_with_nan, make_context, open_backend
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 N_TOKENS = 150
 TOKENS = [(7 * i * i + 3 * i + 1) % 100 for i in range(N_TOKENS)]
-F32 = {"cache_type_k": "f32", "cache_type_v": "f32"}
+F32: dict[str, Any] = {"cache_type_k": "f32", "cache_type_v": "f32"}
 
 MODELS: dict[str, dict[str, Any]] = {
     "one KV head": {},
@@ -83,7 +83,7 @@ def test_bits_do_not_depend_on_threads_and_batches(model: tuple[Path, dict[str, 
         fill_with_nan(backend)
         expected = logits(backend, TOKENS, [1] * N_TOKENS)
     for n_threads in (2, 3, 7):
-        sizes = {"n_ctx": 160, "n_slots": 3, "n_threads": n_threads, "n_threads_batch": n_threads}
+        sizes: dict[str, Any] = {"n_ctx": 160, "n_slots": 3, "n_threads": n_threads, "n_threads_batch": n_threads}
         with open_backend(path, **sizes, **options) as backend:
             fill_with_nan(backend)
             np.testing.assert_array_equal(logits(backend, TOKENS, [1] * N_TOKENS, slot=1), expected)
@@ -122,7 +122,7 @@ def test_more_items_than_threads_share(short_segments: None, folder: Path) -> No
     path = write_tiny_gguf(folder / "many.gguf", types="F16", n_head=4, n_head_kv=2, n_embd=128)
     n_slots = SHARED_ITEMS + 3
     with ExitStack() as stack:
-        options = {"n_ctx": 96, "n_slots": n_slots}
+        options: dict[str, Any] = {"n_ctx": 96, "n_slots": n_slots}
         one, two = (stack.enter_context(open_backend(path, n_threads=n, **options)) for n in (1, 2))
         for backend in (one, two):
             fill_with_nan(backend)
@@ -136,8 +136,8 @@ def test_more_items_than_threads_share(short_segments: None, folder: Path) -> No
                     backend.truncate(slot, 0)
 
 
-@numba.njit
-def _join(results: int, n: int, stride: int, sink: int) -> float:
+@jit
+def _join(results: int, n: int, stride: int, sink: int) -> Any:
     return join_softmax(results, n, stride, sink)
 
 
