@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -98,10 +97,15 @@ class Value:
         return Mul(self, other) if isinstance(other, Value) else Scale(self, float(other))
 
 
-@cache
 def operand_names(kind: type[Value]) -> tuple[str, ...]:
     """Return the names of an operator's fields, except the shape."""
-    return tuple(one.name for one in fields(kind) if one.name != "shape")
+    if kind not in _OPERAND_NAMES:
+        _OPERAND_NAMES[kind] = tuple(one.name for one in fields(kind) if one.name != "shape")
+    return _OPERAND_NAMES[kind]
+
+
+_OPERAND_NAMES: dict[type[Value], tuple[str, ...]] = {}
+"""What `operand_names` has returned."""
 
 
 def size_of(value: Value) -> int:
