@@ -93,8 +93,8 @@ def _cache_in(folder: Path, function: Callable[..., Any]) -> Any:
         def load_overload(self, sig: Any, target_context: Any) -> Any:
             """Return stored code, or None.
 
-            Numba's method first registers everything that it can compile, which takes 0.2 s and is not needed to run
-            code, except memory that is counted. Compiling does it, too.
+            Numba's method first registers everything that it can compile, which takes 0.2 s. Stored code only needs the
+            runtime that counts references to memory. Compiling registers everything anyway.
             """
             rtsys.initialize(target_context)
             with self._guard_against_spurious_io_errors():

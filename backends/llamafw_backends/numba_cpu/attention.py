@@ -50,8 +50,7 @@ from llamafw_backends.numba_cpu.threads import barrier, work_range
 from llamafw_backends.numba_cpu.value_emit import emit_values
 
 SHARED_ITEMS = 4
-"""If there are at most so many items per thread, threads share the segments of each. With more, the thread that has one
-item more than others costs little."""
+"""Threads share items if there are at most this many per thread; with more, an uneven share costs little."""
 
 _scores = specialised("scores", 4, 6, emit_scores)
 _values = specialised("values", 3, 9, emit_values)
@@ -196,9 +195,8 @@ def scratch_bytes(n_rep: int, layout: CacheLayout, n_scores: int, n_segments: in
     """
     heads, tokens = rows_at_once(n_rep, latent=layout.latent)
     n_sums = layout.value_size * sum_rows(heads) if layout.latent else 0
-    n_floats = (
-        n_sums + heads * tokens * n_scores + layout.key_size + layout.value_size + 16
-    )  # `store_key` needs the last
+    n_floats = n_sums + heads * tokens * n_scores + layout.key_size
+    n_floats += layout.value_size + 16  # `store_key` and `store_value` need 16 more than a key or a value has
     return SHARED_ITEMS * area_bytes(n_rep, layout, n_segments) + 4 * n_floats + max_runs_bytes(n_scores)
 
 
@@ -213,7 +211,7 @@ def _tokens_of(group: int, n_tokens: int, max_tokens: int) -> tuple[int, int]:
 
 @jit
 def _segments_of(r: Any, position: int, n_tokens: int, text_end: int) -> tuple[int, int]:
-    """Return the first segment that the tokens from ``position`` on see, and the one behind the last."""
+    """Return the first segment that the tokens from ``position`` on see, and the one after the last."""
     end = end_of_visible(r, position + n_tokens - 1, text_end)
     return first_visible(r, position) // r.segment, (end + r.segment - 1) // r.segment
 
@@ -255,8 +253,8 @@ def _attention(
         runs = own_factors + 4 * key_size
         stride = 4 * r.n_scores
 
-        # With one token per slot, the thread that computes a token's attention also writes its keys. Otherwise it may
-        # need keys of other threads, so all keys are written first.
+        # With one token per slot, the thread that stores a token's queries also writes its keys. Otherwise a thread may
+        # need keys of others, so all keys are written first.
         writes_own_keys = parts == 1 and p.n_spans == p.n_tokens
         if r.stores and not writes_own_keys:
             for i in range(thread, p.n_tokens * r.n_head_kv, p.n_threads):

@@ -18,9 +18,9 @@ from llamafw_backends.numba_cpu.tiles import Q8_LAYOUT, ROWS, Format
 MAX_SPLIT_ROWS = 128  # of matrices whose columns threads share; see `count_splits`
 MAX_SPLITS, MIN_SPLIT_COLUMNS = 16, 256
 
-MIN_BYTES = 8 << 20
-"""Bytes of rows that threads pack in one run. Between runs, the interpreter is needed, and a thread that loads the
-model may hold it: with a run for each matrix, packing the 98 MB of SmolLM2-135M took twice as long."""
+BYTES_PER_RUN = 8 << 20
+"""Bytes of rows that threads pack in one run. Between runs, Python needs its global lock, which another thread that
+loads the model may hold: with a run for each matrix, packing the 98 MB of SmolLM2-135M took twice as long."""
 
 PACKING = np.dtype(
     [
@@ -40,7 +40,7 @@ _packing_at, _pack_block = accessor(PACKING), call_address(4)
 
 
 def pack(packing: int, thread: int) -> int:
-    """Copy rows into tiles; rows that the last tile has no row for are left as they are."""
+    """Copy the rows of a record, and of those behind it, into tiles; unused rows of the last tile stay as they are."""
     while packing:
         p = _packing_at(packing)
         first, last = work_range((p.n_rows + 15) // 16, thread, p.n_threads)
@@ -74,7 +74,7 @@ class Packer:
         self._kernel = compiler("packing", 2, pack)
         self._block_kernels: dict[str, Any] = {}
         self._waiting: list[tuple[npt.NDArray[np.void], npt.NDArray[Any], npt.NDArray[np.int64]]] = []
-        self._then: list[Callable[[], None]] = []
+        self._calls: list[Callable[[], None]] = []
         self._n_bytes = 0
 
     def compile(self, tile_format: Format, compiler: KernelCompiler) -> None:
@@ -94,7 +94,7 @@ class Packer:
         rows : array
             (n, …) The rows, as the format's kernel reads them.
         order : array
-            The number of each row of the tiles in ``rows``.
+            For each row of the tiles, its index in ``rows``.
         tiles : int
             The tiles' address.
         n_columns : int
@@ -121,22 +121,22 @@ class Packer:
             record[name] = value
         self._waiting.append((record, rows, order))
         self._n_bytes += rows.nbytes
-        if self._n_bytes >= MIN_BYTES:
+        if self._n_bytes >= BYTES_PER_RUN:
             self.run()
 
-    def then(self, call: Callable[[], None]) -> None:
+    def call_when_packed(self, call: Callable[[], None]) -> None:
         """Call a function when all rows that were added are packed."""
-        self._then.append(call)
+        self._calls.append(call)
         if not self._waiting:
             self.run()
 
     def run(self) -> None:
-        """Copy all rows that were added."""
+        """Copy all rows that were added, then call the functions that wait for them."""
         if self._waiting:
             self._pool.run(self._kernel.address, address_of(self._waiting[-1][0]), self._pool.n_threads)
-        for call in self._then:
+        for call in self._calls:
             call()
-        self._waiting, self._then, self._n_bytes = [], [], 0
+        self._waiting, self._calls, self._n_bytes = [], [], 0
 
 
 def count_splits(shape: tuple[int, ...], tensor: Tensor, tile_format: Format) -> int:

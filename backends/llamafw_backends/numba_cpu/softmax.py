@@ -1,8 +1,8 @@
 """What a query sees of a text, and the softmax of its scores.
 
-The positions of a text are divided into *segments*: those from 0 on, SEGMENT of them each. The softmax of a segment is
-relative to its own maximum. Segments are joined afterwards, in order, so threads can share the positions of a head, and
-nothing depends on how they do.
+The positions of a text are divided into *segments* of SEGMENT positions, from position 0 on. The softmax of a segment
+is relative to its own maximum. Segments are joined afterwards, in order, so threads can share the positions of a head,
+and the result does not depend on which thread computes what.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def adjust_scores(r: Any, scores: int, head: int, position: int, first: int, end
 
 @jit
 def softmax(scores: int, start: int, first: int, n: int, result: int) -> None:
-    """Replace the scores s of positions ``first`` … ``n - 1`` by exp(s − max); write the maximum and their sum.
+    """Replace the scores s of positions ``first`` … ``n - 1`` by exp(s − max).
 
-    The scores from ``start`` to ``first`` become 0. ``start`` is a multiple of 16. Without any position, the maximum is
-    lower than any score, and the sum is 0.
+    Write the maximum and the sum of the exponentials to ``result``: -3e38 and 0 if there is no position. The scores
+    from ``start`` to ``first`` become 0. ``start`` is a multiple of 16.
     """
     lowest = splat(np.float32(-3e38))
     n_blocks = (n + 15) // 16
@@ -90,7 +90,8 @@ def softmax(scores: int, start: int, first: int, n: int, result: int) -> None:
 def join_softmax(results: int, n: int, stride: int, sink: int) -> Any:
     """Replace the maximum of each of ``n`` results of `softmax` by the factor of its sums; return 1 / the whole sum.
 
-    A factor is exp(maximum − the greatest of them). ``sink`` is the address of one more score, or 0.
+    A factor is exp(maximum − the greatest of them). ``stride`` is the distance of results in bytes, and ``sink`` the
+    address of one more score, or 0.
     """
     top = np.float32(-3e38)
     for i in range(n):
@@ -146,5 +147,5 @@ def max_scores(window: int, n_ctx: int, window_kind: int = SLIDING) -> int:
 
 
 def max_segments(n_positions: int, n_ctx: int) -> int:
-    """Return how many segments this many positions in a row can belong to."""
+    """Return how many segments ``n_positions`` adjacent positions touch at most."""
     return min(-(-n_ctx // SEGMENT), n_positions // SEGMENT + 2)

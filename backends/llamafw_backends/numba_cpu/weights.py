@@ -278,7 +278,7 @@ class Weights:
                 self._converted[matrix.tensor.type_name]["file"] += data.nbytes
             del data
             if name not in looked_up:
-                self._packer.then(matrices[0].tensor.release)
+                self._packer.call_when_packed(matrices[0].tensor.release)
         self._packer.run()
         self.seconds = time.perf_counter() - started
 

@@ -30,7 +30,7 @@ sixth slower."""
 
 RARE_COLLECTIONS = (50_000, 20, 100)
 """Thresholds of the garbage collector until the model is loaded. Starting makes hundreds of thousands of objects, and
-nearly all of them stay: with Python's thresholds, looking through them again and again took a sixth of the time."""
+nearly all of them stay: with Python's thresholds, looking for garbage took a sixth of the time."""
 
 EXAMPLE = """\
 llamafw serve -m model.gguf -c 8192 -np 4
@@ -40,15 +40,21 @@ llamafw serve -hf USER/REPO:Q4_K_M --host 0.0.0.0 --port 8000 --api-key KEY"""
 def run(argv: list[str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     thresholds = gc.get_threshold()
-    gc.set_threshold(*RARE_COLLECTIONS)
+    if thresholds[0]:  # 0: somebody has switched collections off
+        gc.set_threshold(*RARE_COLLECTIONS)
+
+    def restore_thresholds() -> None:
+        if gc.get_threshold() == RARE_COLLECTIONS:  # a plugin may have chosen others
+            gc.set_threshold(*thresholds)
+
     try:
-        return _serve(argv, lambda: gc.set_threshold(*thresholds))
+        return _serve(argv, restore_thresholds)
     finally:
-        gc.set_threshold(*thresholds)
+        restore_thresholds()
 
 
-def _serve(argv: list[str], loaded: Callable[[], None]) -> int:
-    """Serve as `run` does; call ``loaded`` when the model is loaded."""
+def _serve(argv: list[str], on_loaded: Callable[[], None]) -> int:
+    """Serve as `run` does; call ``on_loaded`` when the model is loaded."""
     settings, plugins, overridden = parse_command_line(argv)
     set_up_logging(settings)
     log = logging.getLogger("llamafw")
@@ -63,12 +69,12 @@ def _serve(argv: list[str], loaded: Callable[[], None]) -> int:
     load = prepare_model(settings, plugins, log.info)
     sys.setswitchinterval(SWITCH_INTERVAL)
 
-    def load_and_report() -> LoadedModel:
+    def load_model() -> LoadedModel:
         model = load()
-        loaded()
+        on_loaded()
         return model
 
-    return serve(settings, plugins, load_and_report)
+    return serve(settings, plugins, load_model)
 
 
 def prepare_model(settings: Settings, plugins: Plugins, log: Callable[[str], None]) -> Callable[[], LoadedModel]:

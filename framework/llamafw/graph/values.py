@@ -105,7 +105,7 @@ def operand_names(kind: type[Value]) -> tuple[str, ...]:
 
 
 _OPERAND_NAMES: dict[type[Value], tuple[str, ...]] = {}
-"""What `operand_names` has returned."""
+"""What `operand_names` has returned. For mypy, a class with ``__hash__`` cannot be an argument of `functools.cache`."""
 
 
 def size_of(value: Value) -> int:

@@ -47,9 +47,9 @@ def _integers_at(context: Any, address: Any) -> Any:
 def _run(kernels: int, n_kernels: int, logits: int, ids: int, n_all: int, state: int) -> int:
     """Run kernels on ``n_all`` candidates; return how many remain, at the front of ``logits`` and ``ids``.
 
-    ``kernels`` is the address of ``(n_kernels, 3)`` integers: the address of a kernel and those of its options, and the
-    number of its options. ``state`` is that of three integers: whether the candidates are ordered (in and out), how
-    many ids at the front were overwritten (out), and the index of a kernel that failed (out).
+    ``kernels`` is the address of ``(n_kernels, 3)`` integers: the address of a kernel, that of its options, and their
+    number. ``state`` is the address of three integers: whether the candidates are ordered (in and out), how many ids at
+    the front were overwritten (out), and the index of a kernel that failed (out).
     """
     rows, out = carray(_integers_at(kernels), (n_kernels, 3)), carray(_integers_at(state), 3)
     n = n_all
@@ -66,7 +66,7 @@ def _run(kernels: int, n_kernels: int, logits: int, ids: int, n_all: int, state:
 
 
 def _compile() -> Any:
-    """Return the compiled function, or load its code."""
+    """Compile `_run`, or load its code."""
     signature = types.int64(*[types.int64] * _N_ARGUMENTS)
     folder = use_folder(code_folder(__name__, __file__))
     try:

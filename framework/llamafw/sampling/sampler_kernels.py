@@ -128,8 +128,9 @@ class CandidateBuffers:
         return self._scratch
 
     def owns(self, ids: Ints) -> bool:
-        """Return whether ``ids`` is a part of the scratch buffer."""
-        return ids.base is self._scratch
+        """Return whether ``ids`` is the front of the scratch buffer."""
+        at_front = ids.base is self._scratch and ids.ctypes.data == self._scratch.ctypes.data
+        return at_front and ids.flags.c_contiguous
 
 
 class FusedKernels:
@@ -145,13 +146,21 @@ class FusedKernels:
         self._state = np.zeros(3, np.int64)  # see `run_kernels`
 
     def run(self, candidates: Candidates, buffers: CandidateBuffers | None = None) -> int:
-        """Change the candidates; return -1, or the index of a kernel that returned an impossible count."""
+        """Change the candidates; return -1, or the index of a kernel that returned an impossible count.
+
+        Raises
+        ------
+        ValueError
+            The candidates' ids and logits are not one-dimensional, or not equally many.
+        """
         ids, is_whole = candidates.ids, buffers is not None and candidates.ids is buffers.ids
         if buffers is not None and is_whole:
             ids = buffers.writable_ids()
         elif buffers is None or not buffers.owns(ids):
             ids = np.array(ids, np.int32)
         logits: Floats = np.require(candidates.logits, np.float32, ["C", "W"])
+        if ids.shape != logits.shape or ids.ndim != 1:  # compiled code would read and write beyond their ends
+            raise ValueError(f"there are ids of shape {ids.shape} and logits of shape {logits.shape}")
 
         state = self._state
         state[0], state[1], state[2] = candidates.sorted, 0, -1

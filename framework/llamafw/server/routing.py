@@ -34,12 +34,13 @@ def routing_document(document: spec.Document) -> spec.Document:
     converts parameters instead. `PrefixMiddleware` handles the prefix in ``servers``.
     """
     schemas = Schemas(document)
-    paths: dict[str, dict[str, Any]] = {}
-    for path, method, operation in spec.operations(document):
+    items = {path: schemas.raw(item) for path, item in document["paths"].items() if path.startswith("/")}
+    paths: dict[str, dict[str, Any]] = {path: {} for path in items}
+    for path, method, operation in spec.operations({"paths": items}):
         with_slashes = slash_parameters(operation, schemas)
-        paths.setdefault(path, {})[method] = {
+        paths[path][method] = {
             "operationId": operation["operationId"],
-            "responses": {"default": {"description": ""}},
+            "responses": {"default": {"description": ""}},  # OpenAPI requires one
             "parameters": [
                 {
                     "name": name,
@@ -50,6 +51,8 @@ def routing_document(document: spec.Document) -> spec.Document:
                 for name in PATH_PARAMETER.findall(path)
             ],
         }
+    for path, item in paths.items():  # a route of GET answers HEAD, too, unless that of HEAD comes first
+        paths[path] = {method: item[method] for method in sorted(item, key=lambda method: method != "head")}
     return {"openapi": document["openapi"], "info": document["info"], "paths": paths}
 
 

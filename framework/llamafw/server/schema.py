@@ -33,8 +33,8 @@ class Schemas:
 
     @cached_property
     def _components(self) -> dict[str, Any]:
-        schemas: dict[str, Any] = as_json_schema(self._document.get("components", {}).get("schemas", {}))
-        return schemas
+        schemas = self._document.get("components", {}).get("schemas", {})
+        return {name: as_json_schema(schema) for name, schema in schemas.items()}
 
     @cached_property
     def _references(self) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any
 from llamafw.errors import SpecError
 from llamafw.spec.operations import Document, operations
 from llamafw.spec.schemas import with_string_keys
-from llamafw.spec.validity import find_fault_of_form
+from llamafw.spec.validity import find_schema_fault
 
 SECTIONS = ("paths", "components", "tags")
 IGNORED = ("openapi", "info")  # allowed so that a fragment can be a complete document
@@ -38,7 +38,7 @@ def checked_fragment(fragment: Any) -> Document:
     parts = {name: with_string_keys(fragment[name]) for name in SECTIONS if name in fragment}
     document = {"openapi": "3.0.3", "info": {"title": "x", "version": "1"}, "paths": {}, **parts}
     try:
-        fault = find_fault_of_form(document)
+        fault = find_schema_fault(document)
     except (ValueError, TypeError) as exc:  # a type that YAML has and JSON does not, such as a date
         raise SpecError(f"its API document cannot be written as JSON: {exc}") from None
     if fault is not None:

@@ -13,8 +13,9 @@ from llamafw.cli.serve import RARE_COLLECTIONS
 
 
 @pytest.fixture(autouse=True)
-def no_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llamafw.cli.serve.set_up_logging", lambda settings: None)  # pytest has set it up
+    monkeypatch.setattr("sys.setswitchinterval", lambda seconds: None)  # it stays for other tests
 
 
 def test_collections_are_rare_until_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +37,29 @@ def test_collections_are_rare_until_the_model_is_loaded(monkeypatch: pytest.Monk
     assert seen == [RARE_COLLECTIONS, RARE_COLLECTIONS, usual]
 
 
-def test_collections_are_usual_after_a_failure() -> None:
+def test_thresholds_that_a_plugin_sets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = gc.get_threshold()
-    assert main(["serve", "-m", "/no/model.gguf"]) == 1
-    assert gc.get_threshold() == usual
+
+    def prepare(settings: Any, plugins: Any, log: Any) -> Callable[[], str]:
+        gc.set_threshold(1234, 7, 7)
+        return lambda: "model"
+
+    monkeypatch.setattr("llamafw.cli.serve.prepare_model", prepare)
+    monkeypatch.setattr("llamafw.server.run.serve", lambda settings, plugins, load: len(load()))
+    try:
+        assert main(["serve", "-m", "model.gguf"]) == len("model")
+        assert gc.get_threshold() == (1234, 7, 7)
+    finally:
+        gc.set_threshold(*usual)
+
+
+@pytest.mark.parametrize("first", [0, 700])
+def test_thresholds_are_the_same_after_a_failure(first: int) -> None:
+    """0 switches collections off."""
+    usual = gc.get_threshold()
+    gc.set_threshold(first, 11, 12)
+    try:
+        assert main(["serve", "-m", "/no/model.gguf"]) == 1
+        assert gc.get_threshold() == (first, 11, 12)
+    finally:
+        gc.set_threshold(*usual)

@@ -81,7 +81,7 @@ print(loaded.ctypes(40) == sum(math.exp(-i) for i in range(40)))
 print(loaded.cache_hits, "numba.np.arraymath" in sys.modules)
 print(compile_c_function(other, signature, None).ctypes(3), numba.njit(other)(4))
 """
-"""Loads stored code that takes memory, then compiles other code."""
+"""Loads stored code that allocates memory, then compiles other code."""
 
 ALLOCATE = """
 import math
@@ -101,7 +101,7 @@ def other(n):
 """
 
 
-def test_stored_code_runs_without_what_compiling_needs(tmp_path: Path) -> None:
+def test_stored_code_is_loaded_without_registering(tmp_path: Path) -> None:
     """Registering all that Numba can compile takes a tenth of a start."""
     (tmp_path / "allocate.py").write_text(ALLOCATE)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

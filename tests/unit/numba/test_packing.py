@@ -1,4 +1,4 @@
-"""Small matrices are packed together: the same tiles as one by one, and what comes afterwards waits for them."""
+"""Small matrices are packed together: the same tiles as one by one, and functions are called when they are packed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def new_tiles(name: str, n_rows: int) -> npt.NDArray[np.uint8]:
     return np.zeros(-(-n_rows // 16) * FORMATS[name].tile_bytes(N_COLUMNS), np.uint8)
 
 
-def test_matrices_that_are_packed_together() -> None:
+def test_packing_together_gives_the_same_tiles() -> None:
     sizes = [(name, n_rows) for name in TYPES for n_rows in (1, 16, 40, 100)]
     alone, together = ([new_tiles(*size) for size in sizes] for _ in range(2))
     for (name, n_rows), tiles in zip(sizes, alone, strict=True):
@@ -55,14 +55,14 @@ def test_matrices_that_are_packed_together() -> None:
         np.testing.assert_array_equal(tiles, expected)
 
 
-def test_what_comes_afterwards() -> None:
+def test_functions_are_called_after_packing() -> None:
     tiles = new_tiles("Q8_0", 16)
     seen: list[object] = []
-    packer().then(lambda: seen.append("nothing waits"))
+    packer().call_when_packed(lambda: seen.append("nothing waits"))
     assert seen == ["nothing waits"]
 
     packer().add(FORMATS["Q8_0"], *random_rows("Q8_0", 16), int(tiles.ctypes.data), N_COLUMNS)
-    packer().then(lambda: seen.append(bool(tiles.any())))
+    packer().call_when_packed(lambda: seen.append(bool(tiles.any())))
     assert len(seen) == 1
     packer().run()
     assert seen[1:] == [True]
@@ -70,9 +70,9 @@ def test_what_comes_afterwards() -> None:
     assert len(seen) == 2
 
 
-def test_many_bytes_are_packed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_packed_when_enough_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, order = random_rows("Q8_0", 16)
-    monkeypatch.setattr(packing, "MIN_BYTES", 2 * rows.nbytes)
+    monkeypatch.setattr(packing, "BYTES_PER_RUN", 2 * rows.nbytes)
     tiles = [new_tiles("Q8_0", 16) for _ in range(3)]
     for one in tiles:
         packer().add(FORMATS["Q8_0"], rows, order, int(one.ctypes.data), N_COLUMNS)

@@ -162,6 +162,35 @@ def test_kernel_can_be_any_c_function() -> None:
     assert candidates.ids.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    "selected", [slice(None, None, 2), slice(None, None, -1), slice(3, None), slice(5, 20, 3)], ids=str
+)
+def test_candidates_may_be_views_between_kernels(selected: slice) -> None:
+    """A sampler of a plugin rearranges what one kernel left for the next one."""
+    first, second = (SAMPLERS["top_k"].create({"top_k": k}, CONTEXT) for k in (40, 4))
+    assert first is not None
+    assert second is not None
+    buffers, logits = CandidateBuffers(N), np.random.default_rng(3).normal(size=N).astype(np.float32)
+    for _ in range(2):
+        candidates = Candidates(buffers.ids, logits.copy())
+        FusedKernels([first.kernel]).run(candidates, buffers)
+        expected = candidates.ids[selected].copy()
+        candidates.ids, candidates.logits = candidates.ids[selected], candidates.logits[selected]
+        candidates.sorted = False
+        FusedKernels([second.kernel]).run(candidates, buffers)
+        best = expected[np.argsort(-logits[expected], kind="stable")[:4]]
+        assert sorted(candidates.ids.tolist()) == sorted(best.tolist())
+        np.testing.assert_array_equal(candidates.logits, logits[candidates.ids])
+        assert buffers.writable_ids().tolist() == list(range(N))
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (8,), (3, 3)])
+def test_candidates_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    kernel: Any = SAMPLERS["top_k"].create({"top_k": 2}, CONTEXT)
+    with pytest.raises(ValueError, match="ids of shape"):
+        kernel.apply(Candidates(np.arange(9, dtype=np.int32), np.ones(shape, np.float32)))
+
+
 def test_read_only_logits_are_copied() -> None:
     logits = np.ones(9, np.float32)
     logits.flags.writeable = False

@@ -49,8 +49,27 @@ VALID: dict[str, Change] = {
     "an example": put(a={"type": "string", "example": {"type": "string", "default": 5}}),
     "an extension": put(a={"type": "string", "x-more": {"type": "string", "default": 5}}),
     "a boolean": put(a={"type": "object", "additionalProperties": True, "default": {"b": 1}}),
-    "names of kinds": put(
+    "keywords as keys of a mapping": put(
         a={"type": "object", "discriminator": {"propertyName": "p", "mapping": {"default": "x", "type": "y"}}}
+    ),
+    "siblings of a reference": put(a={"$ref": "#/components/schemas/Small", "default": 10}),
+    "a format": put(a={"type": "string", "format": "date-time", "default": "now"}),
+    "a default of a schema elsewhere": put(
+        a={"allOf": [{"$ref": "#/paths/~1things/get/parameters/0/schema"}], "default": 5}
+    ),
+    "parts that are called like keywords": lambda operation, properties: operation["responses"]["200"].update(
+        headers={name: {"schema": {"type": "integer", "default": 5}} for name in ("schema", "schemas", "example")},
+        content={"x-a/b": {"schema": {"type": "object"}, "encoding": {"schemas": {"contentType": "text/plain"}}}},
+        links={
+            "schema": {
+                "operationId": "find",
+                "parameters": {"schema": "1", "schemas": [1]},
+                "requestBody": {"schema": "x"},
+            }
+        },
+    ),
+    "a default of a server": lambda operation, properties: operation.update(
+        servers=[{"url": "http://{a}", "variables": {"a": {"enum": ["x", "y"], "default": "x"}}}]
     ),
     "a schema as example": lambda operation, properties: operation["responses"]["200"].update(
         content={"application/json": {"example": {"schema": {"type": "string", "default": 5}}}}
@@ -71,10 +90,42 @@ INVALID: dict[str, Change] = {
     "of a header": lambda operation, properties: operation["responses"]["200"].update(
         headers={"X-Count": {"schema": {"type": "integer", "default": "one"}}}
     ),
+    "of a header that is called like an extension": lambda operation, properties: operation["responses"]["200"].update(
+        headers={"x-count": {"schema": {"type": "integer", "default": "one"}}}
+    ),
+    "of a header that is called like a keyword": lambda operation, properties: operation["responses"]["200"].update(
+        headers={"example": {"schema": {"type": "integer", "default": "one"}}}
+    ),
+    "of a media type": lambda operation, properties: operation["responses"]["200"].update(
+        content={"x-a/b": {"schema": {"type": "integer", "default": "one"}}}
+    ),
+    "of a callback": lambda operation, properties: operation.update(
+        callbacks={
+            "x-c": {
+                "{$request.body#/url}": {
+                    "post": {
+                        "responses": operation["responses"],
+                        "parameters": [{"name": "n", "in": "query", "schema": {"type": "integer", "default": "one"}}],
+                    }
+                }
+            }
+        }
+    ),
+    "of an encoding": lambda operation, properties: operation["responses"]["200"].update(
+        content={
+            "a/b": {
+                "schema": {"type": "object"},
+                "encoding": {"p": {"headers": {"h": {"schema": {"type": "integer", "default": "one"}}}}},
+            }
+        }
+    ),
+    "of a server": lambda operation, properties: operation.update(
+        servers=[{"url": "http://{a}", "variables": {"a": {"enum": ["x", "y"], "default": "z"}}}]
+    ),
     "unknown type": put(a={"type": "text"}),
     "unknown keyword": lambda operation, properties: operation.update(answer={}),
     "no responses": lambda operation, properties: operation.pop("responses"),
-    "a parameter without a place": lambda operation, properties: operation["parameters"][0].pop("in"),
+    "a parameter without in": lambda operation, properties: operation["parameters"][0].pop("in"),
 }
 
 
@@ -99,14 +150,34 @@ def test_invalid_documents(name: str) -> None:
     assert spec.find_fault(result) is not None
 
 
-def test_the_place_of_a_wrong_default() -> None:
+def test_names_of_schemas_may_be_keywords() -> None:
+    result = document()
+    small = result["components"]["schemas"].pop("Small")
+    for name in ("default", "title", "enum", "nullable", "x-a"):
+        result["components"]["schemas"][name] = small
+        properties = result["components"]["schemas"]["Body"]["properties"]
+        properties["a"] = {"allOf": [{"$ref": f"#/components/schemas/{name}"}], "default": 9}
+        Specification.from_dict(deepcopy(result))
+        assert spec.find_fault(result) is None
+        properties["a"]["default"] = 10
+        assert spec.find_fault(result) is not None
+
+
+def test_a_default_that_cannot_be_checked() -> None:
+    fault = spec.find_fault(changed(put(a={"allOf": [{"$ref": "#/components/schemas/None"}], "default": 9})))
+    assert fault is not None
+    assert fault.path == ("components", "schemas", "Body", "properties", "a")
+    assert fault.message.startswith("its default cannot be checked: ")
+
+
+def test_faults_name_the_place_of_a_wrong_default() -> None:
     fault = spec.find_fault(changed(INVALID["in a branch"]))
     assert fault is not None
     assert fault.path == ("components", "schemas", "Body", "properties", "a", "anyOf", 1, "default")
     assert fault.message == '5 is not of type "string"'
 
 
-def test_the_place_of_an_unknown_keyword() -> None:
+def test_faults_name_the_place_of_an_unknown_keyword() -> None:
     fault = spec.find_fault(changed(INVALID["unknown keyword"]))
     assert fault is not None
     assert fault.path == ("paths", "/things", "get")

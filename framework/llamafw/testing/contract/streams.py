@@ -101,7 +101,8 @@ class StreamChecker:
         """Return the validator of events; ``are_fields_selected``: the request has ``response_fields``."""
         key = json.dumps(schema, sort_keys=True), are_fields_selected
         if key not in self._validators:
-            schemas = spec.as_json_schema(self.document["components"]["schemas"])
+            components = self.document["components"]["schemas"]
+            schemas = {name: spec.as_json_schema(schema) for name, schema in components.items()}
             native = schemas.get("CompletionEvent", {})
             if SELECTED in native.get("anyOf", ()) and not are_fields_selected:
                 schemas["CompletionEvent"] = {"anyOf": [choice for choice in native["anyOf"] if choice != SELECTED]}
