@@ -79,6 +79,7 @@ class Lowering:
 
         self.places: dict[g.Value, Place] = {}
         self.in_place: set[Buffer] = set()  # rows that products may be added to
+        self._split: set[g.Value] = set()  # products with matrices whose columns are divided into parts
         self.cache_buffers: list[Buffer] = []  # stand for the caches
         self.cache_numbers: dict[g.Value, int] = {}  # of keys and values: the number of their cache
         self.pair_values: set[g.Value] = set()  # values with one row per pair of a token and an expert
@@ -209,6 +210,7 @@ class Lowering:
     def _append_split(self, value: g.Linear, product: Product, stage: int) -> None:
         """Append the products with the parts of a matrix, and their sum."""
         n, n_parts = g.size_of(value), product.matrix.n_splits
+        self._split.add(value)
         source = Place(float_buffer(n * n_parts))
         self.units.append(MatrixUnit([product], source, stage=stage))
         fields = {"size": n, "n": n, "n_parts": n_parts, "a_step": 4 * n}
@@ -294,7 +296,7 @@ class Lowering:
             source, linear = strip(x), strip(product)
             if linear not in self.fusion.sums and (not isinstance(linear, g.Linear) or linear.scale is not None):
                 continue
-            if linear not in self.places or value is self._final():
+            if linear not in self.places or linear in self._split or value is self._final():
                 continue
             if self.fusion.readers_of(linear) != [value] or linear is strip(self.fusion.result):
                 continue

@@ -140,10 +140,12 @@ def end_of_visible(r: Any, position: int, end: int) -> int:
 
 
 def max_scores(window: int, n_ctx: int, window_kind: int = SLIDING) -> int:
-    """Return how many positions the rows that are computed together see at most, in whole blocks."""
+    """Return how many positions the rows that are computed together see at most, in whole blocks; window 0: all."""
+    if window == 0:
+        return n_ctx
     if window_kind == SYMMETRIC:
         window += 1  # half of it on each side of the token
-    return min(n_ctx, window // 16 * 16 + 64) if window else n_ctx
+    return min(n_ctx, window // 16 * 16 + 64)
 
 
 def max_segments(n_positions: int, n_ctx: int) -> int:

@@ -197,6 +197,7 @@ def _whole_texts() -> Iterator[Variation]:
 
     yield encoder("attention to the whole text")
     yield encoder("a window on both sides", window=8, window_kind="symmetric")
+    yield encoder("no window on either side", window=None, window_kind="symmetric")
     yield encoder("whole chunks", window=8, window_kind="chunked")
     yield encoder("a window before and everything after", window=8)
     yield encoder("scores that decrease on both sides", alibi=(0.5, 0.25, 0.125, 0.0625))

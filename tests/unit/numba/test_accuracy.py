@@ -115,6 +115,9 @@ def test_tensor_types_can_be_mixed(tmp_path: Path) -> None:
         {"n_vocab": 321, "tied": False, "types": "Q8_0"},
         {"n_vocab": 333, "types": "Q4_0"},
         {"n_ff": 96, "n_embd": 96, "n_head": 6, "types": "Q4_1"},
+        {"n_embd": 64, "n_head": 2, "n_head_kv": 1, "n_embd_head": 256, "types": "F16"},  # few rows, many columns
+        {"n_embd": 64, "n_head": 8, "n_head_kv": 2, "n_embd_head": 128},
+        {"n_embd": 128, "n_ff": 1024, "n_head": 4, "n_head_kv": 1, "n_embd_head": 128, "types": "BF16"},
     ],
     ids=str,
 )

@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "a narrow window": {"window": 8, "window_kind": "symmetric"},
     "an odd window": {"window": 33, "window_kind": "symmetric"},
     "a window of several pages": {"window": 130, "window_kind": "symmetric"},
+    "no window on either side": {"window": None, "window_kind": "symmetric"},  # ModernBERT, EmbeddingGemma
     "chunks": {"window": 24, "window_kind": "chunked"},
     "a window before": {"window": 12},
     "slopes": {"alibi": (0.5, 0.25, 0.125, 0.0625)},
