@@ -77,7 +77,7 @@ from allocate import allocate, other
 
 signature = numba.types.float64(numba.types.int64)
 loaded = compile_c_function(allocate, signature, Path(sys.argv[1]))
-print(loaded.ctypes(40) == sum(math.exp(-i) for i in range(40)))
+print(math.isclose(loaded.ctypes(40), math.fsum(math.exp(-i) for i in range(40))))
 print(loaded.cache_hits, "numba.np.arraymath" in sys.modules)
 print(compile_c_function(other, signature, None).ctypes(3), numba.njit(other)(4))
 """
