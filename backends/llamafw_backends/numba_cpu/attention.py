@@ -50,7 +50,8 @@ from llamafw_backends.numba_cpu.threads import barrier, work_range
 from llamafw_backends.numba_cpu.value_emit import emit_values
 
 SHARED_ITEMS = 4
-"""Threads share items if there are at most this many per thread; with more, an uneven share costs little."""
+"""Threads share the segments of items if there are at most this many items per thread; with more, an uneven share costs
+little."""
 
 _scores = specialised("scores", 4, 6, emit_scores)
 _values = specialised("values", 3, 9, emit_values)

@@ -40,7 +40,7 @@ _packing_at, _pack_block = accessor(PACKING), call_address(4)
 
 
 def pack(packing: int, thread: int) -> int:
-    """Copy the rows of a record, and of those behind it, into tiles; unused rows of the last tile stay as they are."""
+    """Copy the rows of a record and of those after it into tiles; unused rows of the last tile stay as they are."""
     while packing:
         p = _packing_at(packing)
         first, last = work_range((p.n_rows + 15) // 16, thread, p.n_threads)

@@ -127,7 +127,7 @@ def first_visible(r: Any, position: int) -> int:
 
 @jit
 def end_of_visible(r: Any, position: int, end: int) -> int:
-    """Return the position behind the last one that a query sees, in a text of ``end`` positions."""
+    """Return the position after the last one that a query sees, in a text of ``end`` positions."""
     if r.whole_text == 0:
         return position + 1
     if r.window == 0:

@@ -40,11 +40,12 @@ llamafw serve -hf USER/REPO:Q4_K_M --host 0.0.0.0 --port 8000 --api-key KEY"""
 def run(argv: list[str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     thresholds = gc.get_threshold()
-    if thresholds[0]:  # 0: somebody has switched collections off
+    if thresholds[0]:  # 0: collections are switched off
         gc.set_threshold(*RARE_COLLECTIONS)
+    rare = gc.get_threshold()  # some versions of Python ignore the third
 
     def restore_thresholds() -> None:
-        if gc.get_threshold() == RARE_COLLECTIONS:  # a plugin may have chosen others
+        if gc.get_threshold() == rare:  # a plugin may have chosen others
             gc.set_threshold(*thresholds)
 
     try:

@@ -1,4 +1,4 @@
-"""Finds where the compiled kernels of samplers are kept.
+"""Compiles kernels of samplers, or loads their code, and finds where it is kept.
 
 The code of a module is in ``llamafw-<version>/samplers/<module>`` below `code_root`, beside that of the Numba backend,
 which removes old versions. ``<version>`` is a hash of all modules in the folder of the module, because kernels may call
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from llamafw.code_cache import code_root
+from llamafw.code_cache import code_root, compile_c_function, use_folder
 from llamafw.interfaces import SamplerPlugin
 
 
@@ -27,6 +29,19 @@ def code_folder(module: str, file: str) -> Path:
         with suppress(OSError):  # it was typed into a console
             digest.update(source.read_bytes())
     return code_root() / f"llamafw-{digest.hexdigest()[:16]}" / "samplers" / module.replace(".", "-")
+
+
+def compile_stored(function: Callable[..., Any], signature: Any, module: str, file: str) -> Any:
+    """Compile a function that C can call, or load its code.
+
+    Its code is stored with that of a module, if that is possible. `compile_c_function` explains the parameters and the
+    result.
+    """
+    folder = use_folder(code_folder(module, file))
+    try:
+        return compile_c_function(function, signature, folder)
+    except OSError:  # a full disk, or a function without a file
+        return compile_c_function(function, signature, None)
 
 
 def plugin_folder(plugin: SamplerPlugin) -> Path | None:

@@ -11,8 +11,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from llamafw.code_cache import compile_c_function, use_folder
-from llamafw.sampling.compiled_samplers import code_folder
+from llamafw.sampling.compiled_samplers import compile_stored
 
 _N_ARGUMENTS = 6
 _INT = ir.IntType(64)
@@ -65,14 +64,4 @@ def _run(kernels: int, n_kernels: int, logits: int, ids: int, n_all: int, state:
     return n
 
 
-def _compile() -> Any:
-    """Compile `_run`, or load its code."""
-    signature = types.int64(*[types.int64] * _N_ARGUMENTS)
-    folder = use_folder(code_folder(__name__, __file__))
-    try:
-        return compile_c_function(_run, signature, folder)
-    except OSError:  # a full disk, or a folder that is not writable
-        return compile_c_function(_run, signature, None)
-
-
-run = _compile().ctypes
+run = compile_stored(_run, types.int64(*[types.int64] * _N_ARGUMENTS), __name__, __file__).ctypes

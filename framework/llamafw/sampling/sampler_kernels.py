@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llamafw.code_cache import compile_c_function, use_folder
-from llamafw.sampling.compiled_samplers import code_folder
+from llamafw.sampling.compiled_samplers import compile_stored
 from llamafw.types import Candidates, Floats, Ints
 
 
@@ -78,11 +77,7 @@ def compile_sampler_kernel(function: Callable[..., Any]) -> SamplerKernelFunctio
     exec(compile(source, function.__code__.co_filename, "exec"), names)
 
     kernel = names[function.__name__]
-    folder = use_folder(code_folder(function.__module__, function.__code__.co_filename))
-    try:
-        return SamplerKernelFunction(compile_c_function(kernel, signature, folder))
-    except OSError:  # a full disk, or a function without a file
-        return SamplerKernelFunction(compile_c_function(kernel, signature, None))
+    return SamplerKernelFunction(compile_stored(kernel, signature, function.__module__, function.__code__.co_filename))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +138,9 @@ class FusedKernels:
         self._kernels = tuple(kernels)  # keeps the code at these addresses alive
         rows = [(one.function.address, one.options.ctypes.data, len(one.options)) for one in kernels]
         self._rows = np.array(rows, np.int64)
+        self._rows_address = self._rows.ctypes.data  # numpy takes a microsecond to find an address
         self._state = np.zeros(3, np.int64)  # see `run_kernels`
+        self._state_address = self._state.ctypes.data
 
     def run(self, candidates: Candidates, buffers: CandidateBuffers | None = None) -> int:
         """Change the candidates; return -1, or the index of a kernel that returned an impossible count.
@@ -164,9 +161,8 @@ class FusedKernels:
 
         state = self._state
         state[0], state[1], state[2] = candidates.sorted, 0, -1
-        n = self._run(
-            self._rows.ctypes.data, len(self._rows), logits.ctypes.data, ids.ctypes.data, len(logits), state.ctypes.data
-        )
+        addresses = logits.ctypes.data, ids.ctypes.data
+        n = self._run(self._rows_address, len(self._rows), *addresses, len(logits), self._state_address)
 
         if buffers is not None and is_whole:
             buffers.n_overwritten = int(state[1])

@@ -154,9 +154,8 @@ def _route(
         The document is not valid OpenAPI.
     """
     if fault := spec.find_fault(document):
-        place = ".".join(map(str, fault.path)) or "its root"
         author = spec.defined_by(fault.path, plugins)
-        raise SpecError(f"the API document is not valid at {place}, which {author} defines: {fault.message:.300}")
+        raise SpecError(f"the API document is not valid at {fault.place}, which {author} defines: {fault.message:.300}")
 
     connexion = ConnexionMiddleware(
         dispatcher,

@@ -51,7 +51,7 @@ def routing_document(document: spec.Document) -> spec.Document:
                 for name in PATH_PARAMETER.findall(path)
             ],
         }
-    for path, item in paths.items():  # a route of GET answers HEAD, too, unless that of HEAD comes first
+    for path, item in paths.items():  # the first route wins, and one of GET also answers HEAD
         paths[path] = {method: item[method] for method in sorted(item, key=lambda method: method != "head")}
     return {"openapi": document["openapi"], "info": document["info"], "paths": paths}
 

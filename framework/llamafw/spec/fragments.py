@@ -42,8 +42,7 @@ def checked_fragment(fragment: Any) -> Document:
     except (ValueError, TypeError) as exc:  # a type that YAML has and JSON does not, such as a date
         raise SpecError(f"its API document cannot be written as JSON: {exc}") from None
     if fault is not None:
-        place = ".".join(map(str, fault.path))
-        raise SpecError(f"its API document is not valid at {place}: {fault.message:.300}")
+        raise SpecError(f"its API document is not valid at {fault.place}: {fault.message:.300}")
 
     for path, method, operation in operations(document):
         if not operation.get("operationId"):

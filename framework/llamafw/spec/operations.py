@@ -31,7 +31,9 @@ REFUSALS = {
 def operations(document: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield the path, the method and the document of each operation, including the parameters of its path."""
     for path, item in document["paths"].items():
-        for method in METHODS if path.startswith("/") else ():  # others are extensions
+        if not path.startswith("/"):
+            continue  # an extension
+        for method in METHODS:
             if method in item:
                 shared = item.get("parameters", [])
                 operation = item[method]

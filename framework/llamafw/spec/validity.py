@@ -27,11 +27,16 @@ class Fault(NamedTuple):
     path: Keys
     message: str
 
+    @property
+    def place(self) -> str:
+        """The path with dots, for error messages."""
+        return ".".join(map(str, self.path)) or "its root"
+
 
 def find_fault(document: Document) -> Fault | None:
     """Return what makes a document invalid, or None.
 
-    Defaults must match their schemas.
+    Also check that defaults match their schemas.
 
     Raises
     ------
@@ -109,7 +114,7 @@ _PARTS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def _find_wrong_default(document: Document) -> Fault | None:
-    """Check all defaults at once, as the properties of one object: references are resolved only once then."""
+    """Check all defaults at once, as the properties of one object: so that references are resolved only once."""
     found = [(path, schema) for path, schema in _schemas("document", document, ()) if "default" in schema]
     try:
         return _check_defaults(document, found)
@@ -140,7 +145,7 @@ def _check_defaults(document: Document, found: Sequence[tuple[Keys, Mapping[str,
 
 
 def _schemas(kind: str, part: Any, path: Keys) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
-    """Yield the path and the content of each schema in a part of a document; what references name is elsewhere."""
+    """Yield the path and the content of each schema in a part of a document; references are not followed."""
     if not isinstance(part, Mapping) or "$ref" in part:  # additionalProperties may be a boolean
         return
     if kind == "schema":

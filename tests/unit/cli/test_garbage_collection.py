@@ -13,28 +13,28 @@ from llamafw.cli.serve import RARE_COLLECTIONS
 
 
 @pytest.fixture(autouse=True)
-def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def keep_process_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llamafw.cli.serve.set_up_logging", lambda settings: None)  # pytest has set it up
     monkeypatch.setattr("sys.setswitchinterval", lambda seconds: None)  # it stays for other tests
 
 
 def test_collections_are_rare_until_the_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual, seen = gc.get_threshold(), []
+    usual, seen = gc.get_threshold(), []  # some versions of Python ignore the third threshold
 
     def load() -> str:
-        seen.append(gc.get_threshold())
+        seen.append(gc.get_threshold()[:2])
         return "model"
 
     def serve(settings: Any, plugins: Any, load: Callable[[], Any]) -> int:
-        seen.append(gc.get_threshold())
+        seen.append(gc.get_threshold()[:2])
         assert load() == "model"
-        seen.append(gc.get_threshold())
+        seen.append(gc.get_threshold()[:2])
         return 0
 
     monkeypatch.setattr("llamafw.cli.serve.prepare_model", lambda settings, plugins, log: load)
     monkeypatch.setattr("llamafw.server.run.serve", serve)
     assert main(["serve", "-m", "model.gguf"]) == 0
-    assert seen == [RARE_COLLECTIONS, RARE_COLLECTIONS, usual]
+    assert seen == [RARE_COLLECTIONS[:2], RARE_COLLECTIONS[:2], usual[:2]]
 
 
 def test_thresholds_that_a_plugin_sets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_thresholds_that_a_plugin_sets_are_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("llamafw.server.run.serve", lambda settings, plugins, load: len(load()))
     try:
         assert main(["serve", "-m", "model.gguf"]) == len("model")
-        assert gc.get_threshold() == (1234, 7, 7)
+        assert gc.get_threshold()[:2] == (1234, 7)
     finally:
         gc.set_threshold(*usual)
 
@@ -60,6 +60,6 @@ def test_thresholds_are_the_same_after_a_failure(first: int) -> None:
     gc.set_threshold(first, 11, 12)
     try:
         assert main(["serve", "-m", "/no/model.gguf"]) == 1
-        assert gc.get_threshold() == (first, 11, 12)
+        assert gc.get_threshold()[:2] == (first, 11)
     finally:
         gc.set_threshold(*usual)

@@ -185,7 +185,7 @@ def test_candidates_may_be_views_between_kernels(selected: slice) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (8,), (3, 3)])
-def test_candidates_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_ids_and_logits_of_different_shapes_are_refused(shape: tuple[int, ...]) -> None:
     kernel: Any = SAMPLERS["top_k"].create({"top_k": 2}, CONTEXT)
     with pytest.raises(ValueError, match="ids of shape"):
         kernel.apply(Candidates(np.arange(9, dtype=np.int32), np.ones(shape, np.float32)))

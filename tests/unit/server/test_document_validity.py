@@ -57,7 +57,7 @@ VALID: dict[str, Change] = {
     "a default of a schema elsewhere": put(
         a={"allOf": [{"$ref": "#/paths/~1things/get/parameters/0/schema"}], "default": 5}
     ),
-    "parts that are called like keywords": lambda operation, properties: operation["responses"]["200"].update(
+    "parts that are named like keywords": lambda operation, properties: operation["responses"]["200"].update(
         headers={name: {"schema": {"type": "integer", "default": 5}} for name in ("schema", "schemas", "example")},
         content={"x-a/b": {"schema": {"type": "object"}, "encoding": {"schemas": {"contentType": "text/plain"}}}},
         links={
@@ -90,10 +90,10 @@ INVALID: dict[str, Change] = {
     "of a header": lambda operation, properties: operation["responses"]["200"].update(
         headers={"X-Count": {"schema": {"type": "integer", "default": "one"}}}
     ),
-    "of a header that is called like an extension": lambda operation, properties: operation["responses"]["200"].update(
+    "of a header that is named like an extension": lambda operation, properties: operation["responses"]["200"].update(
         headers={"x-count": {"schema": {"type": "integer", "default": "one"}}}
     ),
-    "of a header that is called like a keyword": lambda operation, properties: operation["responses"]["200"].update(
+    "of a header that is named like a keyword": lambda operation, properties: operation["responses"]["200"].update(
         headers={"example": {"schema": {"type": "integer", "default": "one"}}}
     ),
     "of a media type": lambda operation, properties: operation["responses"]["200"].update(

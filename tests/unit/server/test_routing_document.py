@@ -1,4 +1,4 @@
-"""What connexion gets of the API document: enough to route every request to its operation."""
+"""What connexion gets of the API document, which is enough to route requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def routes(document: dict[str, Any]) -> dict[tuple[str, str], str]:
     return {(path, method): one["operationId"] for path, method, one in spec.operations(document)}
 
 
-def test_every_operation_of_the_server_is_in_it() -> None:
+def test_routing_document_has_every_operation() -> None:
     merged = spec.merged_document(Plugins(), Settings())
     routed = routing_document(merged)
     assert routes(routed) == routes(merged)
@@ -42,7 +42,7 @@ def test_path_items_may_be_references() -> None:
     assert routes(routing_document(document(paths))) == {("/x", "get"): "a", ("/alias", "get"): "a"}
 
 
-def test_extensions_are_no_paths() -> None:
+def test_extensions_are_not_paths() -> None:
     paths = {"/x": {"get": operation("a")}, "x-more": "get", "x-other": {"get": operation("b")}}
     assert routes(routing_document(document(paths))) == {("/x", "get"): "a"}
 
